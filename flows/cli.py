@@ -1,0 +1,203 @@
+"""The command line: arguments in, exit code out. Nothing heavy is imported before it is known to be needed.
+
+Data go to stdout (with --json exactly one JSON object), everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.settings import HOME_VARIABLE, workspace_root
+from pipeline.backbones import BACKBONES, DEFAULT_BACKBONE, get_backbone
+from pipeline.errors import DataError, HeadstartError, UsageError
+
+EPILOG = (
+    "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 7 no server, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="headstart",
+    help="Give an image dataset a head start: measure it, decide its transfer-learning case, act on it.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option("--workspace", "-w", help=f"Folder for everything we write (default: {HOME_VARIABLE} or your data folder)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the dataset (default: the folder's).")]
+BackboneOption = Annotated[str, typer.Option("--backbone", "-b", help=f"One of: {', '.join(BACKBONES)}.")]
+RehashOption = Annotated[bool, typer.Option("--rehash", help="Read every file again, whatever its size and time say.")]
+FolderArgument = Annotated[str, typer.Argument(metavar="DIR", help="A folder per class, or train/val/test folders of such.")]
+
+
+@app.command()
+def onboard(
+    folder: FolderArgument,
+    name: NameOption = None,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
+    rehash: RehashOption = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Hand the job to a Prefect server instead.")] = False,
+) -> None:
+    """Bring a folder of pictures to a trained model, a report and reasons."""
+    request = _request(folder, name, backbone, rehash, workspace)
+    if submit:
+        from flows.submission import submit_onboard
+
+        _print_document(submit_onboard(request), json)
+        return
+    from flows import render, steps
+
+    document = steps.onboard(request, render.progress())
+    _print_document(document, json) if json else render.onboarded(document)
+
+
+@app.command()
+def plan(
+    folder: FolderArgument,
+    name: NameOption = None,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
+    rehash: RehashOption = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure a folder of pictures and say what would be done, and why. Trains nothing."""
+    request = _request(folder, name, backbone, rehash, workspace)
+    from flows import render, steps
+
+    document = steps.plan_only(request)
+    _print_document(document, json) if json else render.planned(document)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a model's folder.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Pictures, or folders of pictures.")],
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes to name per picture.")] = 3,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object per picture.")] = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Predict pictures with a saved model. A file that cannot be read gets a row with its error; exit code 3 then."""
+    if csv and jsonl:
+        raise UsageError("--csv and --jsonl exclude each other. Choose one.")
+    from flows import render
+    from flows.prediction import predict as run_predict
+
+    rows = run_predict(str(workspace_root(workspace)), model, paths, top)
+    write = render.predictions_csv if csv else render.predictions_jsonl if jsonl else render.predictions_table
+    num_failed = write(rows)
+    if num_failed:
+        raise DataError(f"{num_failed} of the files could not be predicted; their rows say why.")
+
+
+@app.command()
+def datasets(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+    """List the datasets of the workspace."""
+    from flows import listing, render
+
+    rows = listing.list_datasets(str(workspace_root(workspace)))
+    _print_document({"datasets": rows}, json) if json else render.table("datasets", rows)
+
+
+@app.command()
+def features(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+    """List the feature spaces of the workspace and what they hold."""
+    from flows import listing, render
+
+    rows = listing.list_features(str(workspace_root(workspace)))
+    _print_document({"features": rows}, json) if json else render.table("features", rows)
+
+
+@app.command()
+def models(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+    """List the saved models, every version."""
+    from flows import listing, render
+
+    rows = listing.list_models(str(workspace_root(workspace)))
+    _print_document({"models": rows}, json) if json else render.table("models", rows)
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a model's folder.")],
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a model's report; with --json its whole record."""
+    from flows import listing, render
+
+    record, report = listing.show_model(str(workspace_root(workspace)), model)
+    _print_document(record, json) if json else render.markdown(report)
+
+
+@app.command()
+def inspect(backbone: Annotated[str, typer.Argument(help=f"One of: {', '.join(BACKBONES)}.")], json: JsonOption = False) -> None:
+    """List a backbone's layers: output shapes, parameters, their arithmetic, and the taps features are read at."""
+    spec = get_backbone(backbone)
+    from flows import listing, render
+
+    document = listing.inspect_backbone(spec)
+    _print_document(document, json) if json else render.inspected(document)
+
+
+@app.command()
+def demo(workspace: WorkspaceOption = None) -> None:
+    """Onboard real pictures that scikit-learn ships, then predict a few of them. Needs no network."""
+    from flows.demo import run_demo
+
+    run_demo(workspace_root(workspace))
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence and an exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except HeadstartError as error:
+        print(f"error: {_printable(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; what was computed is kept, run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader went away (`| head`): not our error, and nothing more can be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _request(folder: str, name: str | None, backbone: str, rehash: bool, workspace: Path | None) -> Any:
+    get_backbone(backbone)  # answered before anything is read
+    from flows.steps import Request
+
+    return Request(folder, str(workspace_root(workspace)), name, backbone, rehash)
+
+
+def _print_document(document: dict[str, Any], as_json: bool) -> None:
+    from flows.steps import SCHEMA_VERSION
+    from json import dumps
+
+    document = {"schema_version": SCHEMA_VERSION, **document}
+    print(dumps(document, indent=None if as_json else 2))
+
+
+def _printable(text: str) -> str:
+    """Make file names that are not UTF-8 printable."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What a workspace holds, as plain rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.types import BackboneSpec
+from storage import manifests, models
+from storage.bundles import REPORT_FILE
+from storage.features import FeatureStore
+from storage.spaces import list_spaces
+from storage.workspace import Workspace
+
+
+def list_datasets(workspace_root: str) -> list[dict[str, Any]]:
+    """One row per dataset: its name, size and where it lies."""
+    workspace = Workspace.open(workspace_root)
+    rows = []
+    for ref in manifests.list_datasets(workspace):
+        manifest = manifests.read_manifest(workspace, ref.name, ref.fingerprint)
+        rows.append(
+            {
+                "name": ref.name,
+                "num_images": len(manifest.images),
+                "num_train": len(manifest.of_split("train")),
+                "num_test": len(manifest.of_split("test")),
+                "num_classes": len(manifest.classes),
+                "num_rejected": len(manifest.rejected),
+                "fingerprint": ref.fingerprint,
+                "root": ref.root,
+            }
+        )
+    return rows
+
+
+def list_features(workspace_root: str) -> list[dict[str, Any]]:
+    """One row per feature space: backbone, taps and how many pictures it holds."""
+    workspace = Workspace.open(workspace_root)
+    rows = []
+    for space in list_spaces(workspace):
+        store = FeatureStore(workspace, space)
+        rows.append(
+            {
+                "space": space.id,
+                "backbone": space.backbone,
+                "num_images": store.num_stored,
+                "megabytes": round(store.num_bytes / 1e6, 1),
+                "dtype": space.dtype,
+                "taps": ", ".join(f"{tap.name} {tap.dim}" for tap in space.taps),
+            }
+        )
+    return rows
+
+
+def list_models(workspace_root: str) -> list[dict[str, Any]]:
+    """One row per saved version: what it is and how good."""
+    return [
+        {
+            "model": f"{ref.name}@{ref.version}",
+            "case": ref.record["case"],
+            "strategy": ref.record["strategy"],
+            "accuracy": round(ref.record["metrics"]["accuracy"], 4),
+            "num_test": ref.record["metrics"]["num_images"],
+            "created": ref.record["created"],
+            "path": ref.path,
+        }
+        for ref in models.list_models(Workspace.open(workspace_root))
+    ]
+
+
+def show_model(workspace_root: str, model: str) -> tuple[dict[str, Any], str]:
+    """Return a model's record and its report in Markdown."""
+    ref = models.find_model(Workspace.open(workspace_root), model)
+    return dict(ref.record), (Path(ref.path) / REPORT_FILE).read_text(encoding="utf-8")
+
+
+def inspect_backbone(spec: BackboneSpec) -> dict[str, Any]:
+    """Describe a backbone: its layers with shapes and parameters, and its taps."""
+    from pipeline.inspection import inspect_network
+    from pipeline.networks import load_backbone
+
+    network = load_backbone(spec)
+    return {
+        "backbone": spec.name,
+        "weights": spec.weights,
+        "weights_sha256": spec.weights_sha256,
+        "space": spec.space().id,
+        "recipe": asdict(spec.recipe),
+        "num_parameters": network.count_params(),
+        "taps": [asdict(tap) for tap in spec.taps],
+        "layers": [asdict(row) for row in inspect_network(network, spec.taps)],
+    }

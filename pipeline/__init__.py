@@ -1,0 +1,1 @@
+"""Decide and compute: everything between pictures and predictions, with no effects of its own."""

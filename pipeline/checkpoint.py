@@ -1,0 +1,127 @@
+"""Read a legacy PyTorch checkpoint without PyTorch and without running what is in it.
+
+A file of `torch.save` before version 1.6 is: pickles of a magic number, a protocol version and the
+writer's type sizes; the pickled object, whose tensors point to storages by key; the pickled list of keys;
+then every storage in that order, as an int64 count and the raw little-endian values
+(https://github.com/pytorch/pytorch/blob/v1.5.0/torch/serialization.py).
+
+A pickle is a program, so the unpickler here knows four names and refuses every other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import struct
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DamagedError
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: np.dtype[Any]
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int  # in values
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]  # in values
+
+
+def _rebuild_tensor(
+    storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> _Tensor:
+    return _Tensor(storage, offset, tuple(shape), tuple(stride))
+
+
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch", "FloatStorage"): np.dtype("<f4"),
+    ("torch", "LongStorage"): np.dtype("<i8"),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _KNOWN[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"the checkpoint asks for {module}.{name}, which is refused") from None
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, *_ = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError(f"the checkpoint refers to {kind!r}, only storages are known")
+        return _Storage(str(key), dtype)
+
+
+def read_checkpoint(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
+    """Read a checkpoint whose content is known.
+
+    Parameters
+    ----------
+    sha256
+        Hex digest the file must have: the check comes before a single byte is interpreted.
+
+    Returns
+    -------
+    Arrays by parameter name, in PyTorch's axis order.
+
+    Raises
+    ------
+    DamagedError
+        When the file is another one, or is no legacy checkpoint.
+    """
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise DamagedError(
+            f"{path.name} has SHA-256 {found[:16]}…, wanted {sha256[:16]}…. Reinstall the package that holds it."
+        )
+    try:
+        return parse_checkpoint(data)
+    except (pickle.UnpicklingError, EOFError, ValueError, struct.error) as error:
+        raise DamagedError(f"{path.name} is no legacy PyTorch checkpoint: {error}") from error
+
+
+def parse_checkpoint(data: bytes) -> dict[str, NDArray[Any]]:
+    """Interpret the bytes of a legacy checkpoint; see the module for the layout."""
+    stream = io.BytesIO(data)
+    if _Unpickler(stream).load() != MAGIC_NUMBER or _Unpickler(stream).load() != PROTOCOL_VERSION:
+        raise ValueError("it does not start with the magic number and protocol version 1001")
+    if not _Unpickler(stream).load().get("little_endian"):
+        raise ValueError("it was written on a big-endian machine")
+    tensors: dict[str, _Tensor] = _Unpickler(stream).load()
+    keys: list[str] = _Unpickler(stream).load()
+
+    dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
+    storages = {key: _read_storage(stream, dtypes[key]) for key in keys}
+    return {name: _view(storages[tensor.storage.key], tensor) for name, tensor in tensors.items()}
+
+
+def _read_storage(stream: io.BytesIO, dtype: np.dtype[Any]) -> NDArray[Any]:
+    (count,) = struct.unpack("<q", stream.read(8))
+    data = stream.read(count * dtype.itemsize)
+    if count < 0 or len(data) != count * dtype.itemsize:
+        raise ValueError(f"a storage announces {count} values, the file holds {len(data)} bytes of it")
+    return np.frombuffer(data, dtype)
+
+
+def _view(storage: NDArray[Any], tensor: _Tensor) -> NDArray[Any]:
+    reach = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True))
+    if min(tensor.shape, default=1) < 1 or min(tensor.stride, default=0) < 0 or reach >= storage.size:
+        raise ValueError(f"a tensor of shape {tensor.shape} reaches outside its storage")
+    strides = [step * storage.itemsize for step in tensor.stride]
+    return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides).copy()

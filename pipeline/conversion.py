@@ -1,0 +1,101 @@
+"""Keras to OpenVINO, once per network, and refused if the two do not agree.
+
+Heavy leaf: importing it loads TensorFlow and OpenVINO.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import tensorflow_quiet  # noqa: F401, I001  before keras
+from pipeline.engine import (  # before openvino, which it keeps from phoning home
+    BATCH,
+    CLASSIFIER_FILE,
+    MOMENTS,
+    MOMENTS_FILE,
+    PROBABILITIES,
+    STATISTICS_FILE,
+    TAPS_FILE,
+    Engine,
+    ov,
+)
+from pipeline.networks import load_backbone, moment_output, norm_statistics, tap_outputs
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.canary import canary_pictures, relative_difference
+from pipeline.errors import NumericsError
+from pipeline.images import decode, prepare
+from pipeline.types import BackboneSpec, Pixels, Recipe
+
+TOLERANCE = 1e-4  # of an output's norm; measured with efficientnet_lite0: below 1e-6
+
+
+def convert_backbone(spec: BackboneSpec, folder: Path) -> None:
+    """Write the engine files of a backbone into `folder`: all taps, BatchNorm moments, their statistics.
+
+    Two networks, because reading BatchNorm inputs breaks the fusion of convolution and BatchNorm: the main
+    pass would lose 45 % of its speed. They are traced and converted as one, which halves the cost.
+
+    Raises
+    ------
+    NumericsError
+        When OpenVINO's outputs differ from Keras's by more than `TOLERANCE`.
+    """
+    backbone = load_backbone(spec)
+    outputs = {**tap_outputs(backbone, spec.taps), MOMENTS: moment_output(backbone)}
+    network = _convert(keras.Model(backbone.input, outputs), spec.recipe)
+    tap_names = {tap.name for tap in spec.taps}
+    _save(_with_outputs(network, tap_names), folder / TAPS_FILE)
+    _save(_with_outputs(network, {MOMENTS}), folder / MOMENTS_FILE)
+    arrays = {
+        f"{index:03d}.{layer.name}": np.stack(
+            [layer.moving_mean, layer.moving_variance, np.full_like(layer.moving_mean, layer.epsilon)]
+        )
+        for index, layer in enumerate(norm_statistics(backbone))
+    }
+    np.savez(folder / STATISTICS_FILE, **arrays)
+
+
+def convert_classifier(pixels_to_probabilities: keras.Model, recipe: Recipe, folder: Path) -> None:
+    """Write the engine file of a delivered classifier into `folder`; same check as for a backbone."""
+    named = keras.Model(pixels_to_probabilities.input, {PROBABILITIES: pixels_to_probabilities.output})
+    _save(_convert(named, recipe), folder / CLASSIFIER_FILE)
+
+
+def _convert(network: keras.Model, recipe: Recipe) -> ov.Model:
+    """Convert a Keras network with named outputs, and compare the two on the built-in pictures."""
+    call = tf.function(lambda pixels: network(pixels, training=False))
+    shape = tf.TensorSpec((BATCH, recipe.size, recipe.size, 3), tf.float32, name="pixels")
+    traced = call.get_concrete_function(shape)
+    converted = ov.convert_model(traced)
+    probe = probe_pixels(recipe)
+    wanted = {name: np.asarray(values) for name, values in traced(tf.constant(probe)).items()}
+    found = Engine(converted).run(probe)
+    for name, values in wanted.items():
+        difference = relative_difference(found[name], values)
+        if not difference <= TOLERANCE:
+            raise NumericsError(
+                f"OpenVINO computes '{name}' of {network.name} with a relative difference of {difference:.1e} "
+                f"from Keras, wanted at most {TOLERANCE:.0e}. Check the openvino version against constraints.txt."
+            )
+    return converted
+
+
+def probe_pixels(recipe: Recipe) -> Pixels:
+    """Return the built-in pictures as one full batch of pixels."""
+    pictures = [prepare(decode(data), recipe) for data in canary_pictures()]
+    return np.stack([pictures[row % len(pictures)] for row in range(BATCH)])
+
+
+def _with_outputs(network: ov.Model, names: set[str]) -> ov.Model:
+    """Return the part of a network that computes some of its outputs."""
+    part = network.clone()
+    results = [result for result in part.get_results() if result.get_output_tensor(0).get_any_name() in names]
+    return ov.Model(results, part.get_parameters(), part.get_friendly_name())
+
+
+def _save(network: ov.Model, path: Path) -> None:
+    ov.save_model(network, path, compress_to_fp16=False)

@@ -1,0 +1,90 @@
+"""Frozen forward passes on CPU in OpenVINO: a compiled network, and a stream of batches through it.
+
+Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+# OpenVINO reports its imports to its makers unless this module is missing. We phone nobody.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import numpy as np
+import openvino as ov
+
+from pipeline.types import Array, Pixels
+
+BATCH = 8  # rows of every compiled network; measured best of 4..32 on 2 cores, within 10 % on others
+
+# what `pipeline.conversion` writes into an engine folder
+TAPS_FILE = "taps.xml"
+MOMENTS_FILE = "moments.xml"
+MOMENTS = "moments"  # the one output of MOMENTS_FILE
+STATISTICS_FILE = "statistics.npz"  # per BatchNorm layer: moving mean, moving variance, epsilon
+CLASSIFIER_FILE = "classifier.xml"
+PROBABILITIES = "probabilities"  # the one output of CLASSIFIER_FILE
+
+Tag = TypeVar("Tag")
+
+# float32 everywhere: a CPU with AMX would otherwise answer in bfloat16, and features would not be portable.
+_SETTINGS: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+
+
+class Engine:
+    """A compiled network from (BATCH, size, size, 3) pixels to named float32 outputs.
+
+    Every batch is filled up to BATCH rows, so that a picture's numbers do not depend on its neighbours.
+    """
+
+    def __init__(self, network: ov.Model) -> None:
+        self._compiled = ov.Core().compile_model(network, "CPU", _SETTINGS)
+        # one more than run at a time, so that none waits for us to fetch results and stack pixels
+        self._num_requests = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
+        self._names = [output.get_any_name() for output in self._compiled.outputs]
+
+    @classmethod
+    def load(cls, path: Path) -> Engine:
+        """Compile a network that `pipeline.conversion` saved."""
+        return cls(ov.Core().read_model(path))
+
+    def run(self, pixels: Pixels) -> dict[str, Array]:
+        """Run up to any number of rows and return (rows, dim) per output name."""
+        batches = (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
+        results = [outputs for _, outputs in self.stream((None, batch) for batch in batches)]
+        return {name: np.concatenate([result[name] for result in results]) for name in self._names}
+
+    def stream(self, batches: Iterable[tuple[Tag, Pixels]]) -> Iterator[tuple[Tag, Mapping[str, Array]]]:
+        """Run (tag, 1 to BATCH rows) batches, overlapped with whatever makes them; yields in their order.
+
+        Requests are waited for in turn instead of through OpenVINO's callbacks: a callback's thread can hold
+        the last reference to the network, and a network destroyed by its own thread aborts the process.
+        """
+        idle = [self._compiled.create_infer_request() for _ in range(self._num_requests)]
+        running: deque[tuple[Tag, int, ov.InferRequest]] = deque()
+        for tag, pixels in batches:
+            if not idle:
+                yield self._finish(running, idle)
+            request = idle.pop()
+            request.start_async({0: _filled(pixels)})
+            running.append((tag, len(pixels), request))
+        while running:
+            yield self._finish(running, idle)
+
+    def _finish(
+        self, running: deque[tuple[Tag, int, ov.InferRequest]], idle: list[ov.InferRequest]
+    ) -> tuple[Tag, Mapping[str, Array]]:
+        tag, rows, request = running.popleft()
+        request.wait()
+        outputs = {name: request.get_tensor(name).data[:rows].copy() for name in self._names}
+        idle.append(request)
+        return tag, outputs
+
+
+def _filled(pixels: Pixels) -> Pixels:
+    missing = BATCH - len(pixels)
+    return pixels if missing == 0 else np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])

@@ -1,0 +1,158 @@
+"""What one tap knows about a task: exact leave-one-out ridge and log evidence from one eigendecomposition.
+
+With `X` the transformed, centred features (n, dim), `Y` the centred one-hot targets (n, classes) and
+`X = R U'` in the eigenbasis of `X'X` (eigenvalues `w`, `R = X U`), every ridge fit is a division:
+
+    fitted   R (R'Y / (w + penalty))
+    leverage H_ii = 1/n + sum_j R_ij^2 / (w_j + penalty)           the 1/n is the intercept
+    held out Y_i - (Y - fitted)_i / (1 - H_ii)                      exactly what a refit without i predicts
+    evidence -1/2 sum_j log(1 + w_j / t) - m/2 log(2 pi e q / m),   q = Y'Y - sum_j (R'Y)_j^2 / (w_j + t)
+
+The evidence is LogME (You et al. 2021, arXiv:2102.11005) with the noise maximised out, which leaves one
+number `t`, the prior's precision over the noise's, and the intercept integrated out, which leaves `m = n - 1`
+observations. Directions without features have `w = 0` and count for nothing; the public code adds their
+`log alpha` all the same, which biases comparisons between taps of different width.
+
+Targets of 0/1, -1/+1 or centred give the same fit up to an affine map, because there is an intercept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.types import Array, TapKind
+
+Float64 = NDArray[np.float64]
+Labels = NDArray[np.integer]
+
+# in mean eigenvalues; on 8 real datasets of 100 to 1,400 pictures leave-one-out chose 0.001 to 2
+PENALTY_PATH = np.logspace(-4, 4, 25)
+DEFAULT_PENALTY = len(PENALTY_PATH) // 2  # the mean eigenvalue itself, for when nothing can be held out
+EVIDENCE_PATH = np.logspace(-6, 6, 121)  # fine enough: within 1e-3 of the maximum, per picture
+CHUNK_ROWS = 4096  # rows that are squared at a time
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeFit:
+    """One tap's linear classifier and how well it would have predicted each training picture unseen."""
+
+    weight: Array  # (dim, classes), for transformed but uncentred features
+    bias: Array  # (classes,)
+    penalty: float  # ridge lambda
+    logme: float  # log evidence per observation, mean over classes
+    loo_scores: Float64  # (n, classes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spectrum:
+    """Features and targets in the eigenbasis of the features."""
+
+    eigenvalues: Float64  # (r,), ascending, at least 0; r = min(n, dim)
+    rotated: Float64  # (n, r): R
+    targets: Float64  # (n, classes): Y
+    projections: Float64  # (r, classes): R'Y
+
+
+def transform(features: Array, kind: TapKind) -> Array:
+    """Make features comparable by direction: (n, dim) float32, every row of length 1 (or 0).
+
+    Global averages first take a signed square root, which evens out the few channels that fire strongly.
+    Never a z-score: on ReLU features it lost up to 16 points of accuracy.
+    """
+    rows = np.array(features, dtype=np.float32)
+    if kind == "gap":
+        rows = np.sign(rows) * np.sqrt(np.abs(rows))
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float32))
+    rows /= np.where(lengths > 0, lengths, 1)[:, None]
+    return rows
+
+
+def countable(labels: Labels) -> NDArray[np.bool_]:
+    """Mark the pictures (n,) whose class has another one: what is alone in its class cannot be held out."""
+    marks: NDArray[np.bool_] = np.bincount(labels)[labels] > 1
+    return marks
+
+
+def fit_ridge(features: Array, kind: TapKind, labels: Labels, num_classes: int) -> RidgeFit:
+    """Fit one-hot ridge regression on one tap; leave-one-out squared error chooses the penalty.
+
+    Parameters
+    ----------
+    features
+        (n, dim) as extracted, n at least 2.
+    labels
+        (n,) integers below `num_classes`; a class may have no picture, its column is then constant.
+    """
+    # float64 throughout: where the penalty is small, leave-one-out divides by 1 - H_ii of about 1e-4
+    inputs = transform(features, kind).astype(np.float64)
+    centre = inputs.mean(axis=0)
+    inputs -= centre
+    targets = np.eye(num_classes)[labels]
+    prior = targets.mean(axis=0)
+    spectrum = _decompose(inputs, targets - prior)
+    penalty, residuals, held_out = _leave_one_out(spectrum, countable(labels))
+    weight = inputs.T @ residuals / penalty
+    return RidgeFit(
+        weight=weight.astype(np.float32),
+        bias=(prior - centre @ weight).astype(np.float32),
+        penalty=penalty,
+        logme=_logme(spectrum),
+        loo_scores=targets - held_out,
+    )
+
+
+def _decompose(inputs: Float64, targets: Float64) -> _Spectrum:
+    """Eigendecompose the smaller of `X X'` and `X'X`."""
+    num_rows, dim = inputs.shape
+    eigenvalues, vectors = np.linalg.eigh(inputs.T @ inputs if num_rows > dim else inputs @ inputs.T)
+    eigenvalues = np.maximum(eigenvalues, 0)  # rounding leaves the empty directions a little below
+    rotated = inputs @ vectors if num_rows > dim else vectors * np.sqrt(eigenvalues)
+    return _Spectrum(eigenvalues, rotated, targets, rotated.T @ targets)
+
+
+def _leave_one_out(spectrum: _Spectrum, counted: NDArray[np.bool_]) -> tuple[float, Float64, Float64]:
+    """Return the best penalty, its residuals and its leave-one-out residuals, both (n, classes)."""
+    penalties = PENALTY_PATH * _scale(spectrum)
+    shrinkage = 1 / (spectrum.eigenvalues[:, None] + penalties)
+    room = _room(spectrum, shrinkage)
+
+    def residuals(step: int) -> Float64:
+        return spectrum.targets - spectrum.rotated @ (spectrum.projections * shrinkage[:, step, None])
+
+    def loo_error(step: int) -> float:
+        return float(np.square(residuals(step)[counted] / room[counted, step, None]).sum())
+
+    best = min(range(len(penalties)), key=loo_error) if counted.any() else DEFAULT_PENALTY
+    kept = residuals(best)
+    return float(penalties[best]), kept, kept / room[:, best, None]
+
+
+def _room(spectrum: _Spectrum, shrinkage: Float64) -> Float64:
+    """Return 1 - H_ii for every picture and penalty, (n, penalties)."""
+    num_rows = len(spectrum.rotated)
+    room = np.empty((num_rows, shrinkage.shape[1]))
+    for start in range(0, num_rows, CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        room[rows] = 1 - 1 / num_rows - np.square(spectrum.rotated[rows]) @ shrinkage
+    return room
+
+
+def _logme(spectrum: _Spectrum) -> float:
+    """Return the largest log evidence, per observation, averaged over the classes that vary."""
+    num_free = len(spectrum.targets) - 1
+    energy = np.square(spectrum.targets).sum(axis=0)
+    precisions = EVIDENCE_PATH[:, None] * _scale(spectrum)
+    misfit = energy - (1 / (precisions + spectrum.eigenvalues)) @ np.square(spectrum.projections)
+    volume = np.log1p(spectrum.eigenvalues / precisions).sum(axis=1)
+    varied = energy > 0
+    noise = np.log(2 * np.pi * np.e * misfit[:, varied] / num_free)
+    evidence = -0.5 * (volume[:, None] / num_free + noise)
+    return float(evidence.max(axis=0).mean())
+
+
+def _scale(spectrum: _Spectrum) -> float:
+    """Return the mean eigenvalue, or 1 where features are constant."""
+    return float(spectrum.eigenvalues.mean()) or 1.0

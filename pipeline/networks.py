@@ -1,0 +1,77 @@
+"""Backbones in Keras: load one, read its taps, read its BatchNorm statistics.
+
+Heavy leaf: importing it loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline import tensorflow_quiet  # noqa: F401, I001  before keras
+
+import keras
+from keras import layers, ops
+
+from pipeline.backbones import find_weights
+from pipeline.checkpoint import read_checkpoint
+from pipeline.lite import build_lite
+from pipeline.similarity import LayerStatistics
+from pipeline.types import BackboneSpec, Tap
+
+GRID_SIDE = 3  # cells of the coarse average grid: spatial layout at 9 values a channel
+
+
+def load_backbone(spec: BackboneSpec, *, classifier: bool = False) -> keras.Model:
+    """Load a frozen backbone from (batch, size, size, 3) RGB pixels 0-255; its preprocessing is inside.
+
+    Raises
+    ------
+    NotFoundError
+        When its weights are not installed.
+    DamagedError
+        When the weights are not the ones the table names.
+    """
+    weights = read_checkpoint(find_weights(spec), spec.weights_sha256)
+    return build_lite(spec.name, spec.recipe.size, weights, classifier=classifier)
+
+
+def tap_outputs(backbone: keras.Model, taps: tuple[Tap, ...]) -> dict[str, Any]:
+    """Return the symbolic output of every tap, (batch, dim) each, by tap name."""
+    return {tap.name: _pool(backbone.get_layer(tap.layer).output, tap) for tap in taps}
+
+
+def _pool(feature_map: Any, tap: Tap) -> Any:
+    if tap.kind == "gap":
+        return layers.GlobalAveragePooling2D(name=tap.name)(feature_map)
+    grid = layers.AdaptiveAveragePooling2D(GRID_SIDE, name=f"{tap.name}_cells")(feature_map)
+    return layers.Flatten(name=tap.name)(grid)
+
+
+def norm_layers(backbone: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """List the BatchNorm layers in the order they were built: shallow to deep."""
+    return [layer for layer in backbone.layers if isinstance(layer, layers.BatchNormalization)]
+
+
+def moment_output(backbone: keras.Model) -> Any:
+    """Return one symbolic (batch, 2 x channels of all BatchNorm layers) output.
+
+    Per image: the mean over positions of every channel of every BatchNorm layer's *input*, then the mean
+    of its square, layer after layer as in `norm_layers`.
+    """
+    moments = []
+    for layer in norm_layers(backbone):
+        moments += [ops.mean(layer.input, axis=(1, 2)), ops.mean(ops.square(layer.input), axis=(1, 2))]
+    return ops.concatenate(moments, axis=-1)
+
+
+def norm_statistics(backbone: keras.Model) -> list[LayerStatistics]:
+    """Read what the backbone's BatchNorm layers remember of the data it was trained on."""
+    return [
+        LayerStatistics(
+            name=layer.name,
+            moving_mean=ops.convert_to_numpy(layer.moving_mean),
+            moving_variance=ops.convert_to_numpy(layer.moving_variance),
+            epsilon=float(layer.epsilon),
+        )
+        for layer in norm_layers(backbone)
+    ]

@@ -1,0 +1,158 @@
+"""The four classic cases of transfer learning: measured similarity and size in, plan with reasons out.
+
+The cases and their sentences follow the CS231n notes (https://cs231n.github.io/transfer-learning/); what
+"small" and "similar" mean is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import DataError
+from pipeline.similarity import DIFFERENT_ABOVE, SIMILAR_BELOW
+from pipeline.types import Plan, Similarity, SimilarityVerdict, Size, Strategy, Tap
+
+# training pictures. Always small: with 47 to 800 a linear head matches fine-tuning or beats it (Kornblith et
+# al. 2019, arXiv:1805.08974). Large: on the 12 photograph sets of SimCLR's Table B.5 (arXiv:2002.05709)
+# fine-tuning gains 3 points at most over a linear head below 5,000, up to 25 above. Pictures per class hardly
+# predict the gain there (rank correlation 0.12, against 0.58 for their total).
+ALWAYS_SMALL_BELOW = 800
+SMALLEST_CLASS = 10
+LARGE_FROM_SIMILAR = 5_000
+LARGE_FROM_DIFFERENT = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One cell of the textbook's table."""
+
+    number: int
+    strategy: Strategy
+    textbook: str
+
+
+# (large, similar) -> case
+CASES: dict[tuple[bool, bool], Case] = {
+    (False, True): Case(
+        1,
+        "head-on-top",
+        "Few pictures, similar data: fine-tuning would overfit and the top features are relevant, "
+        "so train a linear classifier on them.",
+    ),
+    (False, False): Case(
+        2,
+        "head-on-evidence",
+        "Few pictures, different data: the top features are specific to the original data, "
+        "so train the classifier on earlier and spatial activations as well.",
+    ),
+    (True, True): Case(
+        3,
+        "fine-tune",
+        "Many pictures, similar data: there is enough data to fine-tune the whole network without overfitting.",
+    ),
+    (True, False): Case(
+        4,
+        "fine-tune-or-scratch",
+        "Many pictures, different data: training from scratch is affordable, "
+        "but starting from pretrained weights is usually still better.",
+    ),
+}
+
+
+def measure_size(labels: Sequence[int], num_classes: int, verdict: SimilarityVerdict) -> Size:
+    """Judge how much there is to learn from.
+
+    Parameters
+    ----------
+    labels
+        Of the distinct training pictures; below `num_classes`.
+    verdict
+        Of the similarity: what is large depends on it.
+    """
+    smallest = int(np.bincount(np.asarray(labels, dtype=np.intp), minlength=num_classes).min())
+    enough = len(labels) >= max(_large_from(verdict), ALWAYS_SMALL_BELOW) and smallest >= SMALLEST_CLASS
+    return Size(len(labels), num_classes, smallest, "large" if enough else "small")
+
+
+def plan_case(similarity: Similarity, size: Size, backbone_name: str, taps: tuple[Tap, ...]) -> Plan:
+    """Choose case, strategy and candidate taps.
+
+    Parameters
+    ----------
+    taps
+        All taps of the backbone, the one named "top" among them. Data like the backbone's own read that one,
+        other data all of them, in cases 3 and 4 too: their head is where fine-tuning starts from.
+
+    Raises
+    ------
+    DataError
+        When there is nothing to train on.
+    """
+    if size.num_train == 0:
+        raise DataError(
+            "There are no training pictures. Add some, or check how the dataset is split into train and test."
+        )
+    similar = similarity.verdict == "similar"
+    case = CASES[size.verdict == "large", similar]
+    names = tuple(tap.name for tap in taps if not similar or tap.name == "top")
+    reasons = (_similarity_reason(similarity), _size_reason(size, similarity.verdict), case.textbook)
+    return Plan(
+        backbone=backbone_name,
+        case=case.number,
+        strategy=case.strategy,
+        taps=names,
+        similarity=similarity,
+        size=size,
+        reasons=reasons + _head_reasons(case, names),
+    )
+
+
+def _large_from(verdict: SimilarityVerdict) -> int:
+    return LARGE_FROM_SIMILAR if verdict == "similar" else LARGE_FROM_DIFFERENT
+
+
+def _similarity_reason(similarity: Similarity) -> str:
+    distance = similarity.distance
+    measured = f"D_BN {distance:.3f} over {similarity.num_images:,} pictures"
+    if similarity.verdict == "similar":
+        return f"Similar: {measured} is below {SIMILAR_BELOW}, by {SIMILAR_BELOW - distance:.3f}."
+    if similarity.verdict == "different":
+        return f"Different: {measured} is above {DIFFERENT_ABOVE}, by {distance - DIFFERENT_ABOVE:.3f}."
+    return (
+        f"Ambiguous: {measured} lies between {SIMILAR_BELOW} and {DIFFERENT_ABOVE}. Treated as different, "
+        "because evidence can still choose the top tap from all taps."
+    )
+
+
+def _size_reason(size: Size, verdict: SimilarityVerdict) -> str:
+    large_from = _large_from(verdict)
+    kind = "similar" if verdict == "similar" else "different"
+    if size.verdict == "large":
+        return (
+            f"Large: {size.num_train:,} training pictures, {size.num_train - large_from:,} over the "
+            f"{large_from:,} needed for {kind} data, and {size.smallest_class:,} in the smallest class."
+        )
+    if size.num_train < ALWAYS_SMALL_BELOW:
+        return f"Small: {size.num_train:,} training pictures; below {ALWAYS_SMALL_BELOW} is always small."
+    if size.num_train < large_from:
+        return (
+            f"Small: {size.num_train:,} training pictures, {large_from - size.num_train:,} short of the "
+            f"{large_from:,} needed for {kind} data."
+        )
+    return (
+        f"Small: {size.num_train:,} training pictures would be enough, but the smallest of "
+        f"{size.num_classes:,} classes has {size.smallest_class}, and fewer than {SMALLEST_CLASS} is small."
+    )
+
+
+def _head_reasons(case: Case, names: tuple[str, ...]) -> tuple[str, ...]:
+    if case.number in (1, 2):
+        return ()
+    taps = "the top tap" if len(names) == 1 else f"up to {len(names)} taps"
+    return (
+        f"The strategy of case {case.number} is {case.strategy}; "
+        f"a head on {taps} is the model until then and the start of fine-tuning.",
+    )

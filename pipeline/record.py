@@ -1,0 +1,81 @@
+"""Everything a model was made from, as one JSON document: inputs, decisions, versions, metrics, lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.types import BackboneSpec, Head, Manifest, Metrics, Plan, Rejected
+
+FORMAT = "headstart.record"
+VERSION = 1
+
+
+def dataset_part(manifest: Manifest, rejected: Sequence[Rejected]) -> dict[str, Any]:
+    """Describe the data; `rejected` are all files left out, found by their header or on decoding."""
+    return {
+        "root": manifest.root,
+        "fingerprint": manifest.fingerprint,
+        "num_files": manifest.num_files,
+        "num_duplicates": manifest.num_duplicates,
+        "classes": list(manifest.classes),
+        "rejected": [asdict(item) for item in rejected],
+        "notes": list(manifest.notes),
+    }
+
+
+def plan_part(plan: Plan) -> dict[str, Any]:
+    """Describe the decision, as `plan` and `onboard` print it."""
+    return {
+        "case": plan.case,
+        "strategy": plan.strategy,
+        "similarity": asdict(plan.similarity),
+        "size": asdict(plan.size),
+        "reasons": list(plan.reasons),
+        "plan": {"backbone": plan.backbone, "taps": list(plan.taps)},
+    }
+
+
+def head_part(head: Head) -> dict[str, Any]:
+    """Describe a head without its weights."""
+    return {
+        "taps": [
+            {
+                "tap": part.tap,
+                "kind": part.kind,
+                "penalty": part.penalty,
+                "logme": part.logme,
+                "loo_error": part.loo_error,
+            }
+            for part in head.taps
+        ],
+        "temperature": head.temperature,
+        "loo_error": head.loo_error,
+        "loo_log_loss": head.loo_log_loss,
+        "evidence": [dict(row) for row in head.evidence],
+        "reasons": list(head.reasons),
+    }
+
+
+def build_record(
+    manifest: Manifest,
+    plan: Plan,
+    spec: BackboneSpec,
+    head: Head,
+    metrics: Metrics,
+    rejected: Sequence[Rejected],
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Assemble the record of a model; `extra` holds what only the caller knows (clock, versions, files)."""
+    return {
+        "schema_version": 1,
+        "dataset": manifest.dataset,
+        **plan_part(plan),
+        "head": head_part(head),
+        "metrics": asdict(metrics),
+        "data": dataset_part(manifest, rejected),
+        "backbone": {"name": spec.name, "weights": spec.weights, "weights_sha256": spec.weights_sha256},
+        "recipe": asdict(spec.recipe),
+        **extra,
+    }

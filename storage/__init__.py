@@ -1,0 +1,1 @@
+"""Remember: every byte headstart writes, and how it is found again."""

@@ -1,0 +1,153 @@
+"""Which shards there are and which images they hold, in one SQLite file.
+
+Derived: the shards are the truth. What the catalog does not know is adopted from disk, what it knows and the
+disk does not is forgotten, and a catalog that is lost or damaged grows again that way.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import ConflictError, DamagedError
+from pipeline.types import Digest, Space
+from storage.atomic import sweep
+from storage.database import Database, plain
+from storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+SCHEMA = (
+    """CREATE TABLE shards (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice
+        space TEXT NOT NULL,
+        name TEXT NOT NULL, -- SHA-256 of the file
+        num_rows INTEGER NOT NULL,
+        num_bytes INTEGER NOT NULL,
+        keys BLOB NOT NULL, -- 32 bytes a row, in the shard's order
+        UNIQUE (space, name)
+    )""",
+    """CREATE TABLE rejects (
+        recipe TEXT NOT NULL, -- fingerprint: whether a file can be decoded depends on nothing else
+        digest BLOB NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (recipe, digest)
+    ) WITHOUT ROWID""",
+)
+
+
+class ShardRow(NamedTuple):
+    name: str
+    num_rows: int
+    num_bytes: int
+    keys: bytes
+
+
+class State(NamedTuple):
+    """Changes whenever a shard comes or goes."""
+
+    last_sequence: int
+    num_shards: int
+
+
+class Catalog:
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._database = Database(workspace, workspace.catalog, VERSION, SCHEMA)
+
+    def recover(self, space: Space) -> None:
+        """Make catalog, disk and staging agree; milliseconds where they already do."""
+        self._database.prepare()
+        sweep(self._workspace.staging, self._workspace.stage.fs)
+        with self._database.read() as connection:
+            rows = connection.execute("SELECT name FROM shards WHERE space = ?", (space.id,))
+            known = {name for (name,) in rows}
+        # listed after the catalog was read: a shard that another process registers meanwhile is no loss
+        on_disk = dict(self._workspace.shards(space.id))
+        if vanished := known - on_disk.keys():
+            log.warning("%d shards of space %s are gone from disk", len(vanished), space.id)
+            self.remove(space, vanished)
+        orphans = [on_disk[name] for name in sorted(on_disk.keys() - known)]
+        adopted = [row for path in orphans if (row := self._examine(path, space))]
+        if adopted:
+            log.info("adopted %d shards that the catalog did not know", len(adopted))
+            self.add(space, adopted)
+
+    def _examine(self, path: Path, space: Space) -> ShardRow | None:
+        """Describe an orphan; one that is damaged goes to quarantine, one of another version stays."""
+        # Deferred: loads HDF5, which a run that finds everything in order does not need.
+        from storage.shards import is_named_after_content, open_shard
+
+        try:
+            if not is_named_after_content(path):
+                raise DamagedError(f"{path} is damaged: its content does not match its name.")
+            shard = open_shard(path, space)
+        except DamagedError as error:
+            log.warning("%s It moved to %s.", error, self._workspace.set_aside(path))
+            return None
+        except ConflictError as error:
+            log.warning("not used: %s", error)
+            return None
+        return ShardRow(path.stem, shard.num_rows, shard.num_bytes, shard.keys.tobytes())
+
+    def add(
+        self,
+        space: Space,
+        shards: Iterable[ShardRow],
+        recipe: str = "",
+        rejects: Iterable[tuple[Digest, str]] = (),
+    ) -> None:
+        """Register shards and rejects in one commit; what is already there stays as it is."""
+        with self._database.write() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO shards (space, name, num_rows, num_bytes, keys)"
+                " VALUES (?, ?, ?, ?, ?)",
+                [(space.id, *shard) for shard in shards],
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO rejects (recipe, digest, reason) VALUES (?, ?, ?)",
+                [(recipe, digest, plain(reason)) for digest, reason in rejects],
+            )
+
+    def remove(self, space: Space, names: Iterable[str]) -> None:
+        with self._database.write() as connection:
+            connection.executemany(
+                "DELETE FROM shards WHERE space = ? AND name = ?", [(space.id, name) for name in names]
+            )
+
+    def state(self, space: Space) -> State:
+        with self._database.read() as connection:
+            return _state(connection, space)
+
+    def shards(self, space: Space, after: int = 0) -> tuple[State, list[ShardRow]]:
+        """Return the shards registered after a sequence number, in that order, and the state they make."""
+        with self._database.read() as connection:
+            connection.execute("BEGIN")  # both answers from one snapshot
+            rows = connection.execute(
+                "SELECT name, num_rows, num_bytes, keys FROM shards WHERE space = ? AND sequence > ?"
+                " ORDER BY sequence",
+                (space.id, after),
+            )
+            return _state(connection, space), [ShardRow(*row) for row in rows]
+
+    def num_bytes(self, space: Space) -> int:
+        with self._database.read() as connection:
+            query = "SELECT ifnull(sum(num_bytes), 0) FROM shards WHERE space = ?"
+            return int(connection.execute(query, (space.id,)).fetchone()[0])
+
+    def rejects(self, recipe: str, digests: Sequence[Digest]) -> dict[Digest, str]:
+        with self._database.read() as connection:
+            rows = connection.execute("SELECT digest, reason FROM rejects WHERE recipe = ?", (recipe,))
+            known: dict[Digest, str] = dict(rows.fetchall())
+        return {digest: known[digest] for digest in digests if digest in known}
+
+
+def _state(connection: sqlite3.Connection, space: Space) -> State:
+    last, count = connection.execute(
+        "SELECT ifnull(max(sequence), 0), count(*) FROM shards WHERE space = ?", (space.id,)
+    ).fetchone()
+    return State(int(last), int(count))

@@ -1,0 +1,138 @@
+"""The one folder everything is written to, and the names inside it. Nobody else joins these paths."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline.errors import NotFoundError
+from storage.atomic import REAL, Fs, Stage, explained, make_folder, read_json, to_json, write_once
+
+FORMAT = "headstart.workspace"
+VERSION = 1
+
+_SHARD_NAME = re.compile(r"([0-9a-f]{64})\.h5")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    root: Path  # absolute
+    stage: Stage
+
+    @classmethod
+    def open(cls, root: Path | str, *, create: bool = True, fs: Fs = REAL) -> Workspace:
+        """Open a workspace; with `create`, make it where there is none and prove that it can be written.
+
+        Raises
+        ------
+        NotFoundError
+            There is no workspace and `create` is off.
+        ConflictError
+            It cannot be written, or a newer headstart made it.
+        """
+        root = Path(os.path.abspath(root))
+        workspace = cls(root, Stage(root / "staging", fs))
+        if create:
+            workspace._make()
+        elif not workspace.format_file.is_file():
+            raise NotFoundError(f"{root} is no workspace. Name one with --workspace or HEADSTART_HOME.")
+        read_json(workspace.format_file, FORMAT, VERSION)
+        return workspace
+
+    def _make(self) -> None:
+        advice = "Choose a folder that can be written with --workspace or HEADSTART_HOME."
+        with explained(self.root, advice):
+            if not self.format_file.is_file():
+                make_folder(self.root, self.stage.fs)
+                write_once(self.format_file, to_json({"store_id": uuid4().hex}, FORMAT, VERSION), self.stage)
+            self._prove_writable()
+
+    def _prove_writable(self) -> None:
+        # Asking (os.access) is not enough: root is told yes on a read-only file system.
+        make_folder(self.staging, self.stage.fs)
+        probe = self.staging / f".{uuid4().hex}.probe"
+        os.close(self.stage.fs.open_exclusive(probe, 0o600))
+        self.stage.fs.unlink(probe)
+
+    # ── names ────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def format_file(self) -> Path:
+        return self.root / "FORMAT.json"
+
+    @property
+    def staging(self) -> Path:
+        return self.root / "staging"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def catalog(self) -> Path:
+        return self.root / "catalog.db"
+
+    @property
+    def digests(self) -> Path:
+        return self.root / "digests.db"
+
+    @property
+    def spaces(self) -> Path:
+        return self.root / "spaces"
+
+    def space(self, space_id: str) -> Path:
+        return self.spaces / space_id
+
+    def space_file(self, space_id: str) -> Path:
+        return self.space(space_id) / "space.json"
+
+    def canary(self, space_id: str) -> Path:
+        return self.space(space_id) / "canary.h5"
+
+    def shard(self, space_id: str, name: str) -> Path:
+        return self.space(space_id) / name[:2] / f"{name}.h5"
+
+    def shards(self, space_id: str) -> Iterator[tuple[str, Path]]:
+        """Yield name and path of every shard on disk."""
+        for folder in self.space(space_id).glob("[0-9a-f][0-9a-f]"):
+            for path in folder.iterdir():
+                if match := _SHARD_NAME.fullmatch(path.name):
+                    yield match[1], path
+
+    @property
+    def datasets(self) -> Path:
+        return self.root / "datasets"
+
+    def current(self, dataset: str) -> Path:
+        return self.datasets / dataset / "current.json"
+
+    def manifest(self, dataset: str, fingerprint: str) -> Path:
+        return self.datasets / dataset / f"{fingerprint}.jsonl"
+
+    def record(self, kind: str, key: str) -> Path:
+        return self.root / kind / f"{key}.json"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    def model(self, name: str, version: int) -> Path:
+        return self.models / name / str(version)
+
+    def engine(self, engine_id: str) -> Path:
+        return self.root / "engines" / engine_id
+
+    # ── damage ───────────────────────────────────────────────────────────────────────────────────
+
+    def set_aside(self, path: Path) -> Path:
+        """Move something that cannot be trusted to quarantine; nothing damaged is ever deleted."""
+        kept = self.quarantine / f"{uuid4().hex[:8]}-{path.name}"
+        with explained(path):
+            make_folder(self.quarantine, self.stage.fs)
+            self.stage.fs.rename(path, kept)
+            self.stage.fs.fsync_path(self.quarantine)
+        return kept

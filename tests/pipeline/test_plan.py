@@ -1,0 +1,106 @@
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.plan import CASES, measure_size, plan_case
+from pipeline.types import Similarity, Size, Tap
+
+TAPS = (
+    Tap("stage5_gap", "block5", "gap", 112, 0),
+    Tap("stage5_grid", "block5", "grid", 1008, 0),
+    Tap("top", "top_activation", "gap", 1280, 1),
+)
+DISTANCES = {"similar": 0.029, "ambiguous": 0.07, "different": 0.286}
+
+
+def a_similarity(verdict="similar"):
+    return Similarity(DISTANCES[verdict], 0.01, 0.02, 0.03, 160, verdict)
+
+
+def a_plan(similarity="similar", size="small", num_train=1000, smallest=100):
+    return plan_case(a_similarity(similarity), Size(num_train, 10, smallest, size), "a_backbone", TAPS)
+
+
+def labels_of(num_train, smallest):
+    """Two classes, the smaller with `smallest` pictures."""
+    return [0] * (num_train - smallest) + [1] * smallest
+
+
+@pytest.mark.parametrize(
+    ("num_train", "smallest", "similarity", "verdict"),
+    [
+        (4_999, 100, "similar", "small"),
+        (5_000, 100, "similar", "large"),
+        (1_999, 100, "different", "small"),
+        (2_000, 100, "different", "large"),
+        (1_999, 100, "ambiguous", "small"),
+        (2_000, 100, "ambiguous", "large"),
+        (799, 100, "different", "small"),
+        (800, 100, "different", "small"),
+        (50_000, 9, "different", "small"),
+        (50_000, 10, "different", "large"),
+        (50_000, 9, "similar", "small"),
+        (50_000, 10, "similar", "large"),
+    ],
+)
+def test_size_has_exact_boundaries(num_train, smallest, similarity, verdict):
+    size = measure_size(labels_of(num_train, smallest), 2, similarity)
+    assert (size.num_train, size.smallest_class, size.verdict) == (num_train, smallest, verdict)
+
+
+def test_a_class_without_pictures_is_the_smallest():
+    assert measure_size([0, 0, 1], 3, "similar").smallest_class == 0
+
+
+@pytest.mark.parametrize(
+    ("similarity", "size", "case", "strategy", "taps"),
+    [
+        ("similar", "small", 1, "head-on-top", ("top",)),
+        ("different", "small", 2, "head-on-evidence", ("stage5_gap", "stage5_grid", "top")),
+        ("similar", "large", 3, "fine-tune", ("top",)),
+        ("different", "large", 4, "fine-tune-or-scratch", ("stage5_gap", "stage5_grid", "top")),
+        ("ambiguous", "small", 2, "head-on-evidence", ("stage5_gap", "stage5_grid", "top")),
+        ("ambiguous", "large", 4, "fine-tune-or-scratch", ("stage5_gap", "stage5_grid", "top")),
+    ],
+)
+def test_two_axes_make_four_cases(similarity, size, case, strategy, taps):
+    plan = a_plan(similarity, size, num_train=6_000 if size == "large" else 1_000)
+    assert (plan.case, plan.strategy, plan.taps) == (case, strategy, taps)
+    assert plan.backbone == "a_backbone"
+
+
+def test_every_reason_is_a_sentence_and_the_first_two_are_measured():
+    plan = a_plan("similar", "small", num_train=1_000)
+    assert all(reason.endswith(".") for reason in plan.reasons)
+    assert plan.reasons[0] == "Similar: D_BN 0.029 over 160 pictures is below 0.05, by 0.021."
+    assert plan.reasons[1] == ("Small: 1,000 training pictures, 4,000 short of the 5,000 needed for similar data.")
+
+
+def test_different_data_name_their_margin():
+    assert a_plan("different").reasons[0] == "Different: D_BN 0.286 over 160 pictures is above 0.09, by 0.196."
+
+
+def test_ambiguous_data_say_that_they_are_treated_as_different():
+    assert "lies between 0.05 and 0.09. Treated as different" in a_plan("ambiguous").reasons[0]
+
+
+def test_the_reason_for_small_names_what_is_missing():
+    assert "below 800 is always small" in a_plan(num_train=799).reasons[1]
+    assert "the smallest of 10 classes has 9" in a_plan(num_train=6_000, smallest=9).reasons[1]
+
+
+def test_a_large_dataset_is_told_that_its_head_comes_first():
+    plan = a_plan("different", "large", num_train=2_500)
+    assert "500 over the 2,000 needed for different data" in plan.reasons[1]
+    assert plan.reasons[-1].startswith("The strategy of case 4 is fine-tune-or-scratch; a head on up to 3 taps")
+    assert "a head on the top tap" in a_plan("similar", "large", num_train=6_000).reasons[-1]
+
+
+def test_the_textbook_speaks_in_every_case():
+    for case in CASES.values():
+        assert case.textbook.endswith(".")
+    assert CASES[False, True].textbook in a_plan().reasons
+
+
+def test_nothing_to_train_on_is_an_error():
+    with pytest.raises(DataError, match="no training pictures"):
+        a_plan(num_train=0)

@@ -1,0 +1,205 @@
+import json
+import re
+
+import pytest
+
+from pipeline.report import render_report
+
+HOSTILE = "a|b\n`c` *d* <script> [x](y) \udcff\\"
+
+
+def a_record(num_classes=3, num_rejected=1):
+    names = [f"class{i}" for i in range(num_classes)]
+    per_class = [
+        {"name": name, "num_images": 10, "precision": 0.9, "recall": 0.8, "f1": i / num_classes}
+        for i, name in enumerate(names)
+    ]
+    confusion = [[8 if i == j else i for j in range(num_classes)] for i in range(num_classes)]
+    return {
+        "schema_version": 1,
+        "dataset": "flowers",
+        "model": {"name": "flowers", "version": 3, "path": "/models/flowers/3"},
+        "request": "a1b2c3d4e5f60718",
+        "created": "2026-11-22T10:00:00+00:00",
+        "case": 2,
+        "strategy": "head-on-evidence",
+        "reasons": ["Different: D_BN 0.286 over 160 pictures is above 0.09, by 0.196."],
+        "similarity": {
+            "distance": 0.286,
+            "early": 0.3,
+            "middle": 0.2,
+            "late": 0.4,
+            "num_images": 160,
+            "verdict": "different",
+            "thresholds": {"similar": 0.05, "different": 0.09},
+        },
+        "size": {"num_train": 1000, "num_classes": num_classes, "smallest_class": 40, "verdict": "small"},
+        "features": {
+            "num_images": 1300,
+            "num_computed": 300,
+            "num_reused": 1000,
+            "num_rejected": 1,
+            "backbone": "efficientnet_lite0",
+            "space": "0123456789abcdef",
+            "taps": ["stage6_grid", "top"],
+        },
+        "head": {
+            "taps": [{"tap": "top", "kind": "gap", "penalty": 0.25, "logme": 0.4, "loo_error": 0.1}],
+            "temperature": 12.5,
+            "loo_error": 0.09,
+            "loo_log_loss": 0.3,
+            "evidence": [
+                {"tap": "stage6_grid", "penalty": 1.0, "logme": 0.3, "loo_error": 0.2, "share": 0.0},
+                {"tap": "top", "penalty": 0.25, "logme": 0.4, "loo_error": 0.1, "share": 1.0},
+            ],
+            "reasons": ["Of 2 taps, top is enough."],
+        },
+        "metrics": {
+            "split": "test",
+            "num_images": 300,
+            "accuracy": 0.917,
+            "accuracy_interval": [0.88, 0.943],
+            "balanced_accuracy": 0.91,
+            "macro_f1": 0.9,
+            "log_loss": 0.26,
+            "ece": 0.03,
+            "per_class": per_class,
+            "confusion": confusion,
+        },
+        "certificate": {
+            "num_images": 8,
+            "max_difference": 1.2e-6,
+            "argmax_agreement": 1.0,
+            "tolerance": 1e-3,
+            "passed": True,
+        },
+        "data": {
+            "root": "/data/flowers",
+            "fingerprint": "fedcba9876543210",
+            "num_files": 1310,
+            "num_duplicates": 9,
+            "rejected": [{"path": f"bad{i}.jpg", "reason": "truncated"} for i in range(num_rejected)],
+            "notes": ["One class has fewer than 10 pictures."],
+        },
+        "seconds": {"total": 12.5, "extract": 9.0},
+        "versions": {"headstart": "0.1.0", "keras": "3.15.0"},
+        "files": {"model.keras": "ab" * 32},
+    }
+
+
+SECTIONS = {
+    "similarity": "## Similarity",
+    "size": "## Size",
+    "head": "## Head",
+    "metrics": "## Metrics",
+    "certificate": "## Certificate",
+    "data": "## Data",
+    "features": "## Features",
+    "seconds": "## Time",
+    "model": "## How to use it",
+}
+
+
+def tables(page):
+    """Yield each table of the page as a list of rows of cells, split at bars that are not escaped."""
+    for block in re.findall(r"(?:^\|.*\|$\n?)+", page, flags=re.MULTILINE):
+        yield [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()]
+
+
+def test_the_page_opens_with_the_model_and_the_verdict():
+    page = render_report(a_record())
+    assert page.startswith("# flowers\n\nModel flowers, version 3, made 2026-11-22T10:00:00+00:00.\n")
+    assert "This is case 2; the strategy is head-on-evidence." in page
+    assert "**Accuracy 91.7%** (95 % interval 88.0% to 94.3%) on 300 test pictures." in page
+
+
+def test_the_page_gives_every_reason():
+    page = render_report(a_record())
+    assert "- Different: D\\_BN" not in page  # underscores inside words are no markup
+    assert "- Different: D_BN 0.286" in page
+    assert "- Of 2 taps, top is enough." in page
+
+
+@pytest.mark.parametrize("key", SECTIONS)
+def test_a_section_whose_key_is_absent_is_left_out(key):
+    record = a_record()
+    assert SECTIONS[key] in render_report(record)
+    del record[key]
+    assert SECTIONS[key] not in render_report(record)
+
+
+def test_an_empty_record_is_still_a_page():
+    assert render_report({}) == "# model\n"
+
+
+def test_a_record_read_back_from_json_gives_the_same_page():
+    record = a_record()
+    assert render_report(json.loads(json.dumps(record))) == render_report(record)
+
+
+def test_the_chosen_taps_are_marked():
+    rows = {row[0].strip(): row[1].strip() for table in tables(render_report(a_record())) for row in table}
+    assert (rows["top"], rows["stage6_grid"]) == ("yes", "")
+
+
+def test_classes_come_worst_first_and_those_without_pictures_last():
+    record = a_record()
+    record["metrics"]["per_class"].append(
+        {"name": "empty", "num_images": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    )
+    record["metrics"]["confusion"] = [[*row, 0] for row in record["metrics"]["confusion"]] + [[0] * 4]
+    page = render_report(record)
+    section = page[page.index("## Classes") : page.index("## Most")]
+    names = [row[0].strip() for table in tables(section) for row in table][2:]
+    assert names == ["class0", "class1", "class2", "empty"]
+
+
+def test_confusions_come_most_frequent_first():
+    page = render_report(a_record(num_classes=6))
+    section = page[page.index("## Most frequent") : page.index("## Confusion")]
+    rows = [[cell.strip() for cell in row] for table in tables(section) for row in table][2:]
+    assert len(rows) == 10
+    assert rows[0] == ["class5", "class0", "5"]
+
+
+@pytest.mark.parametrize(("num_classes", "shown"), [(15, True), (16, False)])
+def test_only_small_confusion_matrices_are_shown(num_classes, shown):
+    assert ("## Confusion matrix" in render_report(a_record(num_classes))) is shown
+
+
+def test_long_tables_say_how_many_rows_they_hide():
+    page = render_report(a_record(num_classes=73, num_rejected=55))
+    assert "23 more classes are not shown." in page
+    assert "5 more files are not shown." in page
+    assert "class49 " in page
+    assert "class50 " not in page
+    assert "not shown" not in render_report(a_record(num_classes=50, num_rejected=50))
+
+
+def test_hostile_names_break_no_table_and_no_encoding():
+    record = a_record()
+    record["dataset"] = record["model"]["name"] = record["model"]["path"] = HOSTILE
+    record["metrics"]["per_class"][0]["name"] = HOSTILE
+    record["data"]["rejected"][0]["path"] = HOSTILE
+    record["data"]["notes"] = [HOSTILE]
+    page = render_report(record)
+    page.encode("utf-8")
+    found = list(tables(page))
+    assert len(found) == len(list(tables(render_report(a_record()))))
+    for table in found:
+        assert len({len(row) for row in table}) == 1
+    body = page[: page.index("## How to use it")]
+    assert "<script>" not in body.replace("\\<", "")
+    assert re.search(r"(?<!\\)`", body) is None
+
+
+def test_a_failed_certificate_stands_out():
+    record = a_record()
+    record["certificate"]["passed"] = False
+    assert "**Failed**: on 8 pictures" in render_report(record)
+
+
+def test_the_page_says_how_to_use_the_model():
+    page = render_report(a_record())
+    assert "    headstart predict flowers PATH\n" in page
+    assert "    keras.models.load_model('/models/flowers/3/model.keras')\n" in page

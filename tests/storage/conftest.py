@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from pipeline.types import FeatureBlock, Recipe, Space, Tap
+from storage.workspace import Workspace
+
+
+def make_digest(number):
+    return hashlib.sha256(str(number).encode()).digest()
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace.open(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def space():
+    """A family small enough to write by the hundred; every field is spelled out, so that its id stays."""
+    return Space(
+        backbone="tiny",
+        weights_sha256="ab" * 32,
+        recipe=Recipe(
+            size=8,
+            decoder="pillow-13",
+            orientation="exif",
+            alpha="over-white",
+            depth="16-bit-by-used-range",
+            crop="centre-square",
+            resize="bicubic-antialias",
+        ),
+        taps=(
+            Tap(name="stage5_grid", layer="block5", kind="grid", dim=9, depth=0),
+            Tap(name="top", layer="top", kind="gap", dim=4, depth=1),
+        ),
+        dtype="float16",
+        numerics="float32-1",
+    )
+
+
+@pytest.fixture(scope="session")
+def digests_of():
+    """Numbers -> digests; equal numbers, equal digests."""
+    return lambda numbers: [make_digest(number) for number in numbers]
+
+
+@pytest.fixture(scope="session")
+def block_of(space):
+    """Numbers -> a block whose values tell the number, the tap and the column, exactly in float16."""
+
+    def block(numbers, rejected=()):
+        numbers = list(numbers)
+        taps = {}
+        for offset, tap in enumerate(space.taps):
+            rows = np.asarray(numbers, np.float32)[:, None] + np.arange(tap.dim, dtype=np.float32) / 16
+            taps[tap.name] = rows + np.float32(offset / 4)
+        return FeatureBlock(tuple(make_digest(number) for number in numbers), taps, tuple(rejected))
+
+    return block

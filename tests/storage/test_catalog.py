@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from pipeline.errors import ConflictError
+from storage.features import FeatureStore
+
+
+@pytest.fixture
+def filled(workspace, space, block_of):
+    """A workspace with three shards of four rows, and two rejects."""
+    with FeatureStore(workspace, space) as store:
+        for start in (0, 4, 8):
+            store.append(block_of(range(start, start + 4), rejected=[(bytes([start]) * 32, "no picture")]))
+            store.commit()
+    return workspace
+
+
+@pytest.fixture
+def assert_all_there(space, block_of, digests_of):
+    def check(workspace):
+        store = FeatureStore(workspace, space)
+        assert store.missing(digests_of(range(13))) == digests_of([12])
+        assert store.num_stored == 12
+        found = store.read(digests_of(range(12)), "top")
+        assert (found == block_of(range(12)).taps["top"]).all()
+
+    return check
+
+
+def test_a_lost_catalog_is_rebuilt_from_the_shards(filled, assert_all_there):
+    filled.catalog.unlink()
+    assert_all_there(filled)
+
+
+@pytest.mark.parametrize("place", [0, 0.01, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("rubbish", [b"", b"\0" * 4096, b"rubbish" * 600])
+def test_a_catalog_overwritten_anywhere_is_no_loss(filled, assert_all_there, place, rubbish):
+    data = filled.catalog.read_bytes()
+    start = int(place * len(data))
+    filled.catalog.write_bytes(data[:start] + rubbish + (data[start + len(rubbish) :] if rubbish else b""))
+    assert_all_there(filled)
+
+
+def test_a_catalog_that_is_wrong_about_a_shard_is_corrected(filled, space, block_of, digests_of):
+    from pipeline.errors import DamagedError
+
+    connection = sqlite3.connect(filled.catalog)
+    connection.execute("UPDATE shards SET keys = (SELECT keys FROM shards WHERE sequence = 1) WHERE sequence = 2")
+    connection.execute("DELETE FROM shards WHERE sequence = 1")
+    connection.commit()
+    connection.close()
+    # the orphan's recovery alone makes it right again, but rows 0-3 now point to two shards
+    store = FeatureStore(filled, space)
+    with pytest.raises(DamagedError):
+        store.read(digests_of(range(4)), "top")
+    assert store.num_stored == 12
+    assert (store.read(digests_of(range(12)), "top") == block_of(range(12)).taps["top"]).all()
+    assert not filled.quarantine.exists()
+
+
+def test_a_shard_that_the_catalog_does_not_know_is_adopted(filled, assert_all_there):
+    connection = sqlite3.connect(filled.catalog)
+    connection.execute("DELETE FROM shards WHERE sequence = 2")
+    connection.commit()
+    connection.close()
+    assert_all_there(filled)
+
+
+def test_an_unknown_shard_that_is_damaged_goes_to_quarantine(filled, space, digests_of):
+    filled.catalog.unlink()
+    _, path = sorted(filled.shards(space.id))[0]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    store = FeatureStore(filled, space)
+    assert store.num_stored == 8
+    assert not path.exists()
+    assert [kept.name[9:] for kept in filled.quarantine.iterdir()] == [path.name]
+    assert len(store.missing(digests_of(range(12)))) == 4
+
+
+def test_a_shard_that_vanished_is_forgotten(filled, space, digests_of):
+    _, path = sorted(filled.shards(space.id))[0]
+    path.unlink()
+    store = FeatureStore(filled, space)
+    assert store.num_stored == 8
+    assert len(store.missing(digests_of(range(12)))) == 4
+
+
+def test_a_catalog_of_a_newer_version_is_left_alone(filled, space, digests_of):
+    connection = sqlite3.connect(filled.catalog)
+    connection.execute("PRAGMA user_version = 9")
+    connection.close()
+    with pytest.raises(ConflictError, match="has version 9"):
+        FeatureStore(filled, space).missing(digests_of([1]))
+    assert filled.catalog.exists()
+
+
+def test_a_catalog_that_cannot_be_opened_is_one_sentence(workspace, space, digests_of):
+    workspace.catalog.mkdir()
+    with pytest.raises(ConflictError, match=r"Cannot use .*catalog\.db"):
+        FeatureStore(workspace, space).missing(digests_of([1]))
+
+
+def test_foreign_files_among_the_shards_are_left_alone(filled, assert_all_there, space):
+    folder = next(path for _, path in filled.shards(space.id)).parent
+    (folder / ".DS_Store").write_bytes(b"")
+    (folder / "notes.h5").write_bytes(b"mine")
+    filled.catalog.unlink()
+    assert_all_there(filled)
+    assert (folder / "notes.h5").read_bytes() == b"mine"
