@@ -17,9 +17,7 @@ from flows.settings import HOME_VARIABLE, workspace_root
 from pipeline.backbones import BACKBONES, DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import DataError, HeadstartError, UsageError
 
-EPILOG = (
-    "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 7 no server, 130 interrupted."
-)
+EPILOG = "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 7 no server, 130 interrupted."
 
 app = typer.Typer(
     name="headstart",
@@ -33,13 +31,16 @@ app = typer.Typer(
 
 WorkspaceOption = Annotated[
     Path | None,
-    typer.Option("--workspace", "-w", help=f"Folder for everything we write (default: {HOME_VARIABLE} or your data folder)."),
+    typer.Option("--workspace", "-w", help=f"Folder for everything we write (default: {HOME_VARIABLE}, or your own)."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the dataset (default: the folder's).")]
 BackboneOption = Annotated[str, typer.Option("--backbone", "-b", help=f"One of: {', '.join(BACKBONES)}.")]
 RehashOption = Annotated[bool, typer.Option("--rehash", help="Read every file again, whatever its size and time say.")]
-FolderArgument = Annotated[str, typer.Argument(metavar="DIR", help="A folder per class, or train/val/test folders of such.")]
+FolderArgument = Annotated[
+    str, typer.Argument(metavar="DIR", help="A folder per class, or train/val/test folders of such.")
+]
+BackboneArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(BACKBONES)}.")]
 
 
 @app.command()
@@ -145,7 +146,7 @@ def show(
 
 
 @app.command()
-def inspect(backbone: Annotated[str, typer.Argument(help=f"One of: {', '.join(BACKBONES)}.")], json: JsonOption = False) -> None:
+def inspect(backbone: BackboneArgument, json: JsonOption = False) -> None:
     """List a backbone's layers: output shapes, parameters, their arithmetic, and the taps features are read at."""
     spec = get_backbone(backbone)
     from flows import listing, render
@@ -168,7 +169,7 @@ def main() -> None:
     try:
         app()
     except HeadstartError as error:
-        print(f"error: {_printable(str(error))}", file=sys.stderr)
+        print(f"error: {str(error).encode('utf-8', 'backslashreplace').decode('utf-8')}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; what was computed is kept, run the same command again to go on", file=sys.stderr)
@@ -187,16 +188,12 @@ def _request(folder: str, name: str | None, backbone: str, rehash: bool, workspa
 
 
 def _print_document(document: dict[str, Any], as_json: bool) -> None:
-    from flows.steps import SCHEMA_VERSION
     from json import dumps
+
+    from flows.steps import SCHEMA_VERSION
 
     document = {"schema_version": SCHEMA_VERSION, **document}
     print(dumps(document, indent=None if as_json else 2))
-
-
-def _printable(text: str) -> str:
-    """Make file names that are not UTF-8 printable."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 if __name__ == "__main__":

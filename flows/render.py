@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -63,80 +63,62 @@ def progress() -> Progress:
 
 def planned(document: Mapping[str, Any]) -> None:
     """Print a plan: the case, and why."""
-    out = _stdout()
-    size, similarity = document["size"], document["similarity"]
-    out.print(
-        _text(
-            f"{document['dataset']}: case {document['case']} ({_CASES[document['case']]}), "
-            f"strategy {document['strategy']}"
-        ),
-        style="bold",
-    )
-    out.print(
-        _text(
-            f"{size['num_train']:,} training pictures, {size['num_classes']} classes, smallest {size['smallest_class']}; "
-            f"D_BN {similarity['distance']:.3f} (early {similarity['early']:.3f}, middle {similarity['middle']:.3f}, "
-            f"late {similarity['late']:.3f})"
-        )
+    size, similarity, case = document["size"], document["similarity"], document["case"]
+    _say(f"{document['dataset']}: case {case} ({_CASES[case]}), strategy {document['strategy']}", style="bold")
+    _say(
+        f"{size['num_train']:,} training pictures, {size['num_classes']} classes, smallest {size['smallest_class']}; "
+        f"D_BN {similarity['distance']:.3f} (early {similarity['early']:.3f}, middle {similarity['middle']:.3f}, "
+        f"late {similarity['late']:.3f})"
     )
     for reason in document["reasons"]:
-        out.print(_text(f"  - {reason}"))
-    _print_problems(out, document.get("data", document))
+        _say(f"  - {reason}")
+    _say_problems(document["rejected"], document["notes"])
 
 
 def onboarded(document: Mapping[str, Any]) -> None:
     """Print what onboarding did and how good the model is."""
     planned(document)
-    out = _stdout()
     features, metrics, model = document["features"], document["metrics"], document["model"]
     low, high = metrics["accuracy_interval"]
-    out.print()
-    out.print(
-        _text(
-            f"features: {features['num_computed']:,} computed, {features['num_reused']:,} reused, "
-            f"{features['num_rejected']:,} rejected"
-        )
+    _say()
+    _say(
+        f"features: {features['num_computed']:,} computed, {features['num_reused']:,} reused, "
+        f"{features['num_rejected']:,} rejected"
     )
-    out.print(
-        _text(
-            f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) on {metrics['num_images']:,} "
-            f"{metrics['split']} pictures; balanced {metrics['balanced_accuracy']:.3f}, macro F1 {metrics['macro_f1']:.3f}, "
-            f"log loss {metrics['log_loss']:.3f}, calibration error {metrics['ece']:.3f}"
-        )
+    _say(
+        f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) on {metrics['num_images']:,} "
+        f"{metrics['split']} pictures; balanced {metrics['balanced_accuracy']:.3f}, "
+        f"macro F1 {metrics['macro_f1']:.3f}, log loss {metrics['log_loss']:.3f}, "
+        f"calibration error {metrics['ece']:.3f}"
     )
     seconds = dict(document["seconds"])
     total = seconds.pop("total")
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if value >= 0.05)
-    out.print(_text(f"seconds: {total:.1f} ({parts})"))
-    out.print(_text(f"model {model['name']}@{model['version']} in {model['path']}"), style="bold")
-    out.print(_text(f"next: headstart show {model['name']}; headstart predict {model['name']} PICTURE..."))
+    _say(f"seconds: {total:.1f} ({parts})")
+    _say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
+    _say(f"next: headstart show {model['name']}; headstart predict {model['name']} PICTURE...")
 
 
 def inspected(document: Mapping[str, Any]) -> None:
     """Print a backbone's layers and taps."""
-    out = _stdout()
-    out.print(_text(f"{document['backbone']}: {document['num_parameters']:,} parameters, {document['weights']}"), style="bold")
+    name, num_parameters = document["backbone"], document["num_parameters"]
+    _say(f"{name}: {num_parameters:,} parameters, {document['weights']}", style="bold")
     layers = [
         {
             "layer": row["name"],
             "kind": row["kind"],
             "output": " x ".join(str(size) for size in row["output_shape"]),
-            "parameters": f"{row['num_parameters']:,}",
+            "parameters": row["num_parameters"],
             "arithmetic": row["arithmetic"],
             "taps": ", ".join(row["taps"]),
         }
         for row in document["layers"]
     ]
     table("layers", layers)
-    taps = [
-        {"tap": tap["name"], "layer": tap["layer"], "kind": tap["kind"], "values": str(tap["dim"])} for tap in document["taps"]
-    ]
-    table("taps", taps)
-    out.print(
-        _text(
-            "K filters of F x F on D_in channels have K·F·F·D_in + K parameters (the K biases only where there are any); "
-            "stride S makes ⌈H/S⌉ of H with \"same\" padding, ⌈(H-F+1)/S⌉ with \"valid\"."
-        )
+    table("taps", [{key: tap[key] for key in ("name", "layer", "kind", "dim")} for tap in document["taps"]])
+    _say(
+        "K filters of F x F on D_in channels have K·F·F·D_in + K parameters (the K biases only where there are any); "
+        'stride S makes ⌈H/S⌉ of H with "same" padding, ⌈(H-F+1)/S⌉ with "valid".'
     )
 
 
@@ -153,49 +135,47 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         print(f"no {title} yet", file=sys.stderr)
         return
-    grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in rows[0]:
-        grid.add_column(name, overflow="fold", justify="right" if isinstance(rows[0][name], int | float) else "left")
+    numbers = [name for name, value in rows[0].items() if isinstance(value, int | float)]
+    grid = _grid(*rows[0], numbers=numbers, title=title)
     for row in rows:
-        grid.add_row(*(_text(str(value)) for value in row.values()))
+        grid.add_row(*(_text(f"{v:,}" if isinstance(v, int) else str(v)) for v in row.values()))
     _stdout().print(grid)
 
 
 # ── predictions ──────────────────────────────────────────────────────────────────────────────────
 
 
-def predictions_table(rows: Iterator[Prediction]) -> int:
+def predictions_table(rows: Iterable[Prediction]) -> int:
     """Print a table; returns how many rows failed."""
-    grid = Table(box=None, pad_edge=False)
-    for name in ("path", "label", "probability", "others"):
-        grid.add_column(name, overflow="fold", justify="right" if name == "probability" else "left")
+    grid = _grid("path", "label", "probability", "others")
     num_failed = 0
     for row in rows:
         if row.error is not None:
             num_failed += 1
             grid.add_row(_text(row.path), Text("error", style="red"), "", _text(row.error))
-            continue
-        (label, probability), *others = row.top
-        rest = ", ".join(f"{name} {value:.3f}" for name, value in others)
-        grid.add_row(_text(row.path), _text(label), f"{probability:.3f}", _text(rest))
+        else:
+            (label, probability), *others = row.top
+            rest = ", ".join(f"{name} {value:.3f}" for name, value in others)
+            grid.add_row(_text(row.path), _text(label), f"{probability:.3f}", _text(rest))
     _stdout().print(grid)
     return num_failed
 
 
-def predictions_jsonl(rows: Iterator[Prediction]) -> int:
+def predictions_jsonl(rows: Iterable[Prediction]) -> int:
     """Print one JSON object per row, as it comes; returns how many rows failed."""
     num_failed = 0
     for row in rows:
         if row.error is not None:
             num_failed += 1
-            print(json.dumps({"path": row.path, "error": row.error}))
-            continue
-        label, probability = row.top[0]
-        print(json.dumps({"path": row.path, "label": label, "probability": probability, "top": [list(t) for t in row.top]}))
+            print(json.dumps({"path": row.path, "error": row.error}), flush=True)
+        else:
+            label, probability = row.top[0]
+            found = {"path": row.path, "label": label, "probability": probability, "top": [list(t) for t in row.top]}
+            print(json.dumps(found), flush=True)
     return num_failed
 
 
-def predictions_csv(rows: Iterator[Prediction]) -> int:
+def predictions_csv(rows: Iterable[Prediction]) -> int:
     """Print CSV with a header, as it comes; returns how many rows failed."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "label", "probability", "error"])
@@ -203,14 +183,19 @@ def predictions_csv(rows: Iterator[Prediction]) -> int:
     for row in rows:
         if row.error is not None:
             num_failed += 1
-            writer.writerow([_printable(row.path), "", "", _printable(row.error)])
-            continue
-        label, probability = row.top[0]
-        writer.writerow([_printable(row.path), _printable(label), f"{probability:.6f}", ""])
+            writer.writerow([printable(row.path), "", "", printable(row.error)])
+        else:
+            label, probability = row.top[0]
+            writer.writerow([printable(row.path), printable(label), f"{probability:.6f}", ""])
     return num_failed
 
 
 # ── shared ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def printable(text: str) -> str:
+    """Spell out what is no valid text, as in file names that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _stdout() -> Console:
@@ -218,20 +203,26 @@ def _stdout() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
 
 
-def _print_problems(out: Console, data: Mapping[str, Any]) -> None:
-    rejected = data.get("rejected", [])
+def _say(text: str = "", style: str = "") -> None:
+    _stdout().print(_text(text), style=style, soft_wrap=not sys.stdout.isatty())
+
+
+def _say_problems(rejected: Sequence[Mapping[str, str]], notes: Sequence[str]) -> None:
     for item in rejected[:NUM_NAMED]:
-        out.print(_text(f"  rejected {item['path']}: {item['reason']}"))
+        _say(f"  rejected {item['path']}: {item['reason']}")
     if len(rejected) > NUM_NAMED:
-        out.print(_text(f"  and {len(rejected) - NUM_NAMED} more rejected files; the report lists them"))
-    for note in data.get("notes", []):
-        out.print(_text(f"  note: {note}"))
+        _say(f"  and {len(rejected) - NUM_NAMED} more rejected files; --json lists them all")
+    for note in notes:
+        _say(f"  note: {note}")
+
+
+def _grid(*columns: str, numbers: Sequence[str] = ("probability",), title: str | None = None) -> Table:
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        grid.add_column(name, overflow="fold", justify="right" if name in numbers else "left")
+    return grid
 
 
 def _text(text: str) -> Text:
     """Plain text: file and class names must not be read as markup, and must be printable."""
-    return Text(_printable(text))
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return Text(printable(text))

@@ -8,10 +8,10 @@ from pathlib import Path
 HOME_VARIABLE = "HEADSTART_HOME"
 
 
-def workspace_root(option: Path | None) -> Path:
+def workspace_root(option: Path | str | None) -> Path:
     """Choose the workspace: the option, else HEADSTART_HOME, else the platform's data folder."""
     if option is not None:
-        return option
+        return Path(option)
     if home := os.environ.get(HOME_VARIABLE):
         return Path(home)
     from platformdirs import user_data_path  # only here: 20 ms that a given workspace does not pay

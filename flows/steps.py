@@ -25,7 +25,7 @@ from pipeline.errors import DamagedError, DataError
 from pipeline.fingerprint import fingerprint
 from pipeline.manifest import Picture, build_manifest
 from pipeline.plan import measure_size, plan_case
-from pipeline.record import build_record, dataset_part, plan_part
+from pipeline.record import build_record, plan_part
 from pipeline.split import sample_images
 from pipeline.types import (
     BackboneSpec,
@@ -119,7 +119,8 @@ def plan_only(request: Request) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "dataset": dataset.name,
         **plan_part(plan),
-        "data": dataset_part(manifest, manifest.rejected),
+        "rejected": [asdict(item) for item in manifest.rejected],
+        "notes": list(manifest.notes),
         "seconds": seconds,
     }
 
@@ -154,11 +155,7 @@ def scan(request: Request) -> DatasetRef:
         manifest = build_manifest(
             name or dataset_name(Path(root).name),
             root,
-            [
-                Picture(entry, found)
-                for entry in walked.files
-                if isinstance(found := known.get(entry.path), bytes)
-            ],
+            [Picture(entry, found) for entry in walked.files if isinstance(found := known.get(entry.path), bytes)],
             sorted(
                 [*walked.rejected, *(Rejected(path, reason) for path, reason in reasons.items())],
                 key=lambda item: item.path,
@@ -196,9 +193,7 @@ def plan_dataset(workspace_root: str, dataset: DatasetRef, backbone: str) -> Pla
     return plan_case(similarity, size, spec.name, spec.taps)
 
 
-def extract(
-    workspace_root: str, dataset: DatasetRef, backbone: str, progress: Progress | None = None
-) -> Extracted:
+def extract(workspace_root: str, dataset: DatasetRef, backbone: str, progress: Progress | None = None) -> Extracted:
     """Compute the features that the store does not have, all taps in one pass."""
     workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
@@ -298,9 +293,7 @@ def _compute(
 
 def _backbone_engine(workspace: Workspace, spec: BackboneSpec) -> Path:
     """Find the compiled network of a backbone, or compile it: the only use of TensorFlow before delivery."""
-    engine_id = fingerprint(
-        {"space": spec.space().id, "openvino": version("openvino"), "version": ENGINE_VERSION}
-    )
+    engine_id = fingerprint({"space": spec.space().id, "openvino": version("openvino"), "version": ENGINE_VERSION})
     if found := find_engine(workspace, engine_id):
         return found
     with stage("imports"):

@@ -6,9 +6,12 @@ Heavy leaf: importing it loads TensorFlow and OpenVINO.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pipeline import tensorflow_quiet  # noqa: F401, I001  before keras
-from pipeline.engine import (  # before openvino, which it keeps from phoning home
+import numpy as np
+
+from pipeline.canary import canary_pictures, relative_difference
+from pipeline.engine import (
     BATCH,
     CLASSIFIER_FILE,
     MOMENTS,
@@ -17,17 +20,12 @@ from pipeline.engine import (  # before openvino, which it keeps from phoning ho
     STATISTICS_FILE,
     TAPS_FILE,
     Engine,
-    ov,
 )
-from pipeline.networks import load_backbone, moment_output, norm_statistics, tap_outputs
-
-import keras
-import numpy as np
-import tensorflow as tf
-
-from pipeline.canary import canary_pictures, relative_difference
 from pipeline.errors import NumericsError
 from pipeline.images import decode, prepare
+from pipeline.networks import load_backbone, moment_output, norm_statistics, tap_outputs
+from pipeline.quiet_keras import keras, tf
+from pipeline.quiet_openvino import ov
 from pipeline.types import BackboneSpec, Pixels, Recipe
 
 TOLERANCE = 1e-4  # of an output's norm; measured with efficientnet_lite0: below 1e-6
@@ -50,7 +48,7 @@ def convert_backbone(spec: BackboneSpec, folder: Path) -> None:
     tap_names = {tap.name for tap in spec.taps}
     _save(_with_outputs(network, tap_names), folder / TAPS_FILE)
     _save(_with_outputs(network, {MOMENTS}), folder / MOMENTS_FILE)
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{index:03d}.{layer.name}": np.stack(
             [layer.moving_mean, layer.moving_variance, np.full_like(layer.moving_mean, layer.epsilon)]
         )

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import tensorflow_quiet  # noqa: F401, I001  before keras
-
-import keras
 import numpy as np
-from keras import layers, ops
 from PIL import Image as Pillow
 
 from pipeline.decoding import ReadImage
 from pipeline.errors import DamagedError, ImageError, NumericsError
 from pipeline.images import decode
 from pipeline.networks import load_backbone, tap_outputs
+from pipeline.quiet_keras import keras
 from pipeline.types import Array, BackboneSpec, Head, HeadTap, Image, Recipe
+
+layers, ops = keras.layers, keras.ops
 
 PIXELS = "pixels"  # the layer of a delivered model that holds what the recipe makes of a picture
 PROBABILITY_TOLERANCE = 1e-3  # float16 features cost up to 3e-4, Keras against OpenVINO 1e-5

@@ -5,18 +5,14 @@ Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-# OpenVINO reports its imports to its makers unless this module is missing. We phone nobody.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
 import numpy as np
-import openvino as ov
 
+from pipeline.quiet_openvino import ov
 from pipeline.types import Array, Pixels
 
 BATCH = 8  # rows of every compiled network; measured best of 4..32 on 2 cores, within 10 % on others

@@ -49,6 +49,4 @@ def _check(value: Any) -> None:
         for item in value:
             _check(item)
     elif value is not None and not isinstance(value, str | int | float | bool):
-        raise TypeError(
-            f"cannot fingerprint {type(value).__name__}: use dict, list, str, int, float, bool or None"
-        )
+        raise TypeError(f"cannot fingerprint {type(value).__name__}: use dict, list, str, int, float, bool or None")

@@ -76,7 +76,8 @@ def prepare(image: Pillow.Image, recipe: Recipe) -> Pixels:
     pixels = np.empty((recipe.size, recipe.size, 3), np.float32)
     for channel, band in enumerate(square.split()):
         deep = band.convert("F")  # 8-bit resizing rounds between its two passes
-        pixels[..., channel] = deep.resize((recipe.size, recipe.size), Pillow.Resampling.BICUBIC)
+        resized = deep.resize((recipe.size, recipe.size), Pillow.Resampling.BICUBIC)
+        pixels[..., channel] = np.asarray(resized)
     return np.clip(pixels, 0, 255, out=pixels)
 
 
@@ -146,9 +147,7 @@ def _to_rgb(image: Pillow.Image) -> Pillow.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep_grey(np.asarray(image))
     if image.mode == "LAB":
-        to_srgb = ImageCms.buildTransform(
-            ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
-        )
+        to_srgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
         converted = ImageCms.applyTransform(image, to_srgb)
         if converted is None:
             raise ImageError("LAB picture that cannot be converted to RGB")

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline import tensorflow_quiet  # noqa: F401, I001  before keras
-
-import keras
-from keras import layers
-
 from pipeline.arithmetic import conv_output_size
+from pipeline.quiet_keras import keras
 from pipeline.types import Tap
+
+layers = keras.layers
 
 
 @dataclass(frozen=True, slots=True)

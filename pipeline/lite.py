@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
-from keras import layers
 from numpy.typing import NDArray
+
+from pipeline.quiet_keras import keras
+
+layers = keras.layers
 
 Tensor = Any  # a symbolic keras.KerasTensor
 Weights = Mapping[str, NDArray[Any]]
@@ -122,9 +124,7 @@ class _Builder:
         name, source = f"block{index}", f"_blocks.{index}"
         y = x
         if stage.expansion != 1:
-            y = self.conv(
-                y, x.shape[-1] * stage.expansion, 1, 1, f"{name}_expand_conv", f"{source}._expand_conv"
-            )
+            y = self.conv(y, x.shape[-1] * stage.expansion, 1, 1, f"{name}_expand_conv", f"{source}._expand_conv")
             y = self.norm_relu6(y, f"{name}_expand", f"{source}._bn0")
         stride = stage.stride if position == 0 else 1
         y = self.depthwise(y, stage.kernel, stride, f"{name}_depthwise_conv", f"{source}._depthwise_conv")

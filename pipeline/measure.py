@@ -17,6 +17,7 @@ from pipeline.errors import DataError
 from pipeline.similarity import LayerStatistics, measure_similarity
 from pipeline.types import Image, Recipe, Similarity
 
+
 def measure_images(images: Sequence[Image], read: ReadImage, recipe: Recipe, folder: Path) -> Similarity:
     """Measure the similarity of a sample of images to what a backbone was trained on.
 
@@ -43,9 +44,7 @@ def _read_statistics(folder: Path) -> list[LayerStatistics]:
         ]
 
 
-def _compare(
-    statistics: list[LayerStatistics], moments: NDArray[np.float64], num_images: int
-) -> Similarity:
+def _compare(statistics: list[LayerStatistics], moments: NDArray[np.float64], num_images: int) -> Similarity:
     """Cut (2 x channels of all layers,) moments into layers: means, then mean squares, layer after layer."""
     means, mean_squares, start = [], [], 0
     for layer in statistics:

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline import tensorflow_quiet  # noqa: F401, I001  before keras
-
-import keras
-from keras import layers, ops
-
 from pipeline.backbones import find_weights
 from pipeline.checkpoint import read_checkpoint
 from pipeline.lite import build_lite
+from pipeline.quiet_keras import keras
 from pipeline.similarity import LayerStatistics
 from pipeline.types import BackboneSpec, Tap
+
+layers, ops = keras.layers, keras.ops
 
 GRID_SIDE = 3  # cells of the coarse average grid: spatial layout at 9 values a channel
 

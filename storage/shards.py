@@ -5,7 +5,7 @@ An image of the file is built in memory and handed out as bytes, because HDF5 do
 read straight from the file; each row carries a checksum over its key and its bytes, which finds rot, swapped
 rows and wrong keys alike.
 
-    attributes          format, version, space (id), descriptor (JSON)
+    attributes          format, version, space (id), descriptor (JSON); strings of fixed length
     /key                (n, 32) uint8, SHA-256 of the encoded image
     /features/<tap>     (n, dim) in the space's dtype
     /checksums/<tap>    (n,) uint64, xxh3-64 of key bytes + row bytes
@@ -81,10 +81,12 @@ def encode_shard(space: Space, digests: Sequence[Digest], taps: Mapping[str, Row
     keys = _as_keys(b"".join(digests))
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
-        file.attrs["format"] = FORMAT
+        # np.bytes_: strings of fixed length lie in the checksummed header; those of variable length lie in a
+        # heap without checksum, where HDF5 loops forever on a flipped bit
+        file.attrs["format"] = np.bytes_(FORMAT)
         file.attrs["version"] = VERSION
-        file.attrs["space"] = space.id
-        file.attrs["descriptor"] = canonical_json(space.descriptor())
+        file.attrs["space"] = np.bytes_(space.id)
+        file.attrs["descriptor"] = np.bytes_(canonical_json(space.descriptor()))
         file["key"] = keys
         for name, rows in taps.items():
             file[f"features/{name}"] = rows
@@ -192,10 +194,10 @@ def is_named_after_content(path: Path) -> bool:
 def _parse(source: io.BufferedIOBase, num_bytes: int, space: Space, path: Path) -> Shard:
     try:
         with h5py.File(source, "r") as file:
-            found = {"format": file.attrs["format"], "version": int(file.attrs["version"])}
+            found = {"format": _text(file, "format"), "version": int(file.attrs["version"])}
             check_format(found, FORMAT, VERSION, path)
-            if file.attrs["space"] != space.id:
-                raise DamagedError(f"{path} is of space {file.attrs['space']}; wanted {space.id}.")
+            if _text(file, "space") != space.id:
+                raise DamagedError(f"{path} is of space {_text(file, 'space')}; wanted {space.id}.")
             return _parse_datasets(file, num_bytes, space, path)
     except _UNREADABLE as error:
         raise DamagedError(f"{path} is damaged: HDF5 cannot read it ({error}).") from error
@@ -250,6 +252,10 @@ def _offset(
     return int(start)
 
 
+def _text(file: h5py.File, attribute: str) -> str:
+    return bytes(file.attrs[attribute]).decode("ascii")
+
+
 def _is_hard_link(file: h5py.File, name: str) -> bool:
     return isinstance(file.get(name, getlink=True), h5py.HardLink)
 
@@ -272,11 +278,11 @@ def _read_runs(path: Path, offset: int, rows: Indices, into: NDArray[np.uint8]) 
     Not a memory map: there, a bad sector or a file cut short is a SIGBUS and not an error.
     """
     row_bytes = into.shape[1]
-    ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows))
+    ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)] if len(rows) else []
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         start = 0
-        for end in ends.tolist():
+        for end in ends:
             run = into[start:end]
             if os.preadv(descriptor, [run.data], offset + int(rows[start]) * row_bytes) != run.nbytes:
                 raise OSError("it ends too early")

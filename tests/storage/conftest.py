@@ -50,14 +50,14 @@ def digests_of():
 
 @pytest.fixture(scope="session")
 def block_of(space):
-    """Numbers -> a block whose values tell the number, the tap and the column, exactly in float16."""
+    """Numbers -> a block whose values depend on number, tap and column; whole numbers, exact in float16."""
 
     def block(numbers, rejected=()):
         numbers = list(numbers)
         taps = {}
         for offset, tap in enumerate(space.taps):
-            rows = np.asarray(numbers, np.float32)[:, None] + np.arange(tap.dim, dtype=np.float32) / 16
-            taps[tap.name] = rows + np.float32(offset / 4)
+            rows = 31 * np.asarray(numbers, np.int64)[:, None] + 7 * np.arange(tap.dim) + 3 * offset
+            taps[tap.name] = (rows % 2048).astype(np.float32)
         return FeatureBlock(tuple(make_digest(number) for number in numbers), taps, tuple(rejected))
 
     return block

@@ -100,9 +100,10 @@ def test_the_golden_shard_is_readable(space, block_of):
 def test_the_golden_shard_explains_itself_to_plain_h5py(space, block_of):
     block = block_of(range(3))
     with h5py.File(GOLDEN) as file:
-        assert file.attrs["format"] == "headstart.shard"
+        assert file.attrs["format"] == b"headstart.shard"
         assert file.attrs["version"] == 1
-        assert file.attrs["space"] == hashlib.sha256(file.attrs["descriptor"].encode()).hexdigest()[:16]
+        space_id = hashlib.sha256(file.attrs["descriptor"]).hexdigest()[:16]
+        assert file.attrs["space"] == space_id.encode()
         assert [key.tobytes() for key in file["key"][()]] == list(block.digests)
         for tap in space.taps:
             rows = file["features"][tap.name][()]

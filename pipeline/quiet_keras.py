@@ -1,6 +1,7 @@
-"""Import TensorFlow without the lines its C++ writes to stderr before any setting can reach them.
+"""Import TensorFlow and Keras without the lines that C++ writes to stderr before any setting can reach them.
 
-Import this module before `keras` or `tensorflow`. If the import fails, what was written is shown.
+Everything here that uses them takes `keras` and `tf` from this module. If the import fails, what was written
+is shown.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def _quiet_start() -> Iterator[None]:
 
 
 with _quiet_start():
-    import tensorflow
+    import keras
+    import tensorflow as tf
 
-    tensorflow.config.list_physical_devices()  # looks for a GPU here, once, instead of at the first tensor
+    tf.config.list_physical_devices()  # looks for a GPU here, once, instead of at the first tensor
+
+__all__ = ["keras", "tf"]

@@ -1,0 +1,40 @@
+# Everything runs from .venv, which is made on first use and reused afterwards.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help install demo test check format bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## Create .venv with everything, also .venv/bin/headstart
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; assert (3, 11) <= v < (3, 14), f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}; name one with make PYTHON=..."'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
+	@touch $(INSTALLED)
+
+demo: $(INSTALLED) ## Onboard real pictures from an installed package and predict a few
+	$(BIN)/headstart demo --workspace .demo
+
+test: $(INSTALLED) ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## Lint, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## Measure, as ratios side by side in one run
+	$(BIN)/python -m tests.benchmarks
+
+clean: ## Remove .venv and the demo's workspace
+	rm -rf .venv .demo

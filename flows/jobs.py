@@ -1,0 +1,100 @@
+"""Prefect: the plain steps as tasks of a flow. Nothing is decided or computed here.
+
+Run it once with `python -m flows.jobs DIR`, or keep it listening for `headstart onboard --submit` and for the
+Prefect UI with `python -m flows.jobs --serve`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# before Prefect reads its settings: no telemetry, from us or through us
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows import steps
+from flows.progress import Lines
+from flows.settings import workspace_root
+from pipeline.backbones import BACKBONES, DEFAULT_BACKBONE
+
+DEPLOYMENT = "onboard"
+
+
+class OnboardParams(BaseModel):
+    """What to onboard."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: str = Field(
+        title="Folder",
+        min_length=1,
+        description="A folder per class, or train/val/test folders of such, as the worker sees it.",
+    )
+    name: str | None = Field(
+        default=None,
+        title="Dataset name",
+        pattern="^[a-z0-9][a-z0-9._-]{0,63}$",
+        description="By default that of the folder.",
+    )
+    backbone: str = Field(
+        default=DEFAULT_BACKBONE,
+        title="Backbone",
+        json_schema_extra={"enum": [*sorted(BACKBONES)]},
+        description="The pretrained network that features come from.",
+    )
+    workspace: str | None = Field(
+        default=None, title="Workspace", description="Folder for everything we write; by default the worker's own."
+    )
+    rehash: bool = Field(
+        default=False, title="Rehash", description="Read every file again, whatever its size and time say."
+    )
+
+
+# The feature store is the cache. Prefect's own would be a second one, and two disagree sooner or later.
+_TASKS: dict[Callable[..., Any], Callable[..., Any]] = {
+    step: task(name=step.__name__, cache_policy=NO_CACHE)(step)
+    for step in (steps.scan, steps.plan_dataset, steps.extract, steps.train)
+}
+
+
+def _as_task(step: Callable[..., Any], *args: Any) -> Any:
+    return _TASKS[step](*args)
+
+
+@flow(name="onboard", flow_run_name="onboard-{params.folder}")
+def onboard(params: OnboardParams) -> dict[str, Any]:
+    """Bring a folder of pictures to a trained model; what was done before is found, not done again."""
+    request = steps.Request(
+        folder=params.folder,
+        workspace=str(workspace_root(params.workspace)),
+        name=params.name,
+        backbone=params.backbone,
+        rehash=params.rehash,
+    )
+    logger = get_run_logger()
+    document = steps.onboard(request, Lines(logger.info), call=_as_task)
+    for reason in document["reasons"]:
+        logger.info("%s", reason)
+    return document
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the flow, or run it once on a folder."""
+    if arguments == ["--serve"]:
+        onboard.serve(name=DEPLOYMENT, description="Onboard a folder of pictures.")
+    elif len(arguments) == 1 and not arguments[0].startswith("-"):
+        onboard(OnboardParams(folder=arguments[0]))
+    else:
+        sys.exit("usage: python -m flows.jobs DIR | --serve")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

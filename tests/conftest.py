@@ -1,0 +1,117 @@
+"""What all tests share. Session fixtures hold what costs seconds: the backbone, its compiled network, a first run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.backbones import get_backbone
+from tests import factories
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"  # real datasets, where somebody keeps them beside the repository
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory):
+    """No test can ever touch a user's workspace."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_HOME", str(tmp_path_factory.mktemp("home") / "workspace"))
+        yield
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """The root of a workspace that nothing was written to."""
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def tiny_dataset(tmp_path):
+    """Write a small dataset: `tiny_dataset("name", num_classes=3, per_class=8, size=(40, 32))`."""
+    return lambda name="shapes", **options: factories.write_dataset(tmp_path / name, **options)
+
+
+@pytest.fixture(scope="session")
+def shared_data(tmp_path_factory):
+    """Unpack an archive of the real data once: `shared_data("flowers5")` is its folder, else the test is skipped."""
+    unpacked: dict[str, Path] = {}
+
+    def folder_of(name: str) -> Path:
+        if name not in unpacked:
+            places = (SHARED / "data" / f"{name}.tar.xz", SHARED / "data" / f"{name}.tar", SHARED / f"{name}.tar.xz")
+            archive = next((place for place in places if place.is_file()), None)
+            if archive is None:
+                pytest.skip(f"no archive {name} beside the repository")
+            folder = tmp_path_factory.mktemp(name)
+            with tarfile.open(archive) as opened:
+                opened.extractall(folder, filter="fully_trusted")
+            unpacked[name] = folder
+        return unpacked[name]
+
+    yield folder_of
+    for folder in unpacked.values():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def headstart():
+    """Run the command line in a fresh process: `headstart("onboard", folder, cwd=...)`."""
+
+    def run(*arguments, options=(), **settings):
+        command = [sys.executable, *options, "-m", "flows.cli", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **settings)
+
+    return run
+
+
+# ── what costs seconds ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def keras():
+    """Keras, imported as the project does it."""
+    from pipeline import tensorflow_quiet  # noqa: F401, I001  before keras
+
+    import keras
+
+    return keras
+
+
+@pytest.fixture(scope="session")
+def spec():
+    """The default backbone."""
+    return get_backbone("efficientnet_lite0")
+
+
+@pytest.fixture(scope="session")
+def backbone(spec):
+    """The default backbone in Keras."""
+    from pipeline.networks import load_backbone
+
+    return load_backbone(spec)
+
+
+@pytest.fixture(scope="session")
+def engine_folder(spec, tmp_path_factory):
+    """The default backbone as OpenVINO files."""
+    from pipeline.conversion import convert_backbone
+
+    folder = tmp_path_factory.mktemp("engine")
+    convert_backbone(spec, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(engine_folder):
+    """The compiled network of all taps."""
+    from pipeline.extract import load_engine
+
+    return load_engine(engine_folder)

@@ -1,0 +1,156 @@
+"""Valid nouns with one thing changed: `an_image(split="test")`, and generated pictures to go with them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+from pipeline.manifest import Picture
+from pipeline.types import (
+    FeatureBlock,
+    FileEntry,
+    Head,
+    HeadTap,
+    Image,
+    Manifest,
+    Plan,
+    Recipe,
+    Rejected,
+    Similarity,
+    Size,
+    Space,
+    Tap,
+)
+
+COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60), (60, 200, 200))
+
+
+def a_digest(number=0):
+    return hashlib.sha256(f"picture {number}".encode()).digest()
+
+
+def a_file(path="cats/0.png", **changed):
+    """A file of a dataset folder; its label is its folder unless told otherwise."""
+    parts = path.split("/")
+    return replace(FileEntry(path, size_bytes=1000, mtime_ns=1, split=None, label=parts[-2]), **changed)
+
+
+def a_picture(path="cats/0.png", content=None, **changed):
+    """A readable file; equal `content`, equal bytes. By default every path has a content of its own."""
+    return Picture(a_file(path, **changed), a_digest(path if content is None else content))
+
+
+def an_image(number=0, **changed):
+    return replace(Image(a_digest(number), f"cats/{number}.png", label=0, split="train"), **changed)
+
+
+def a_manifest(**changed):
+    """Two classes of five pictures, one of each in test."""
+    images = tuple(
+        Image(a_digest(5 * label + place), f"{name}/{place}.png", label, "test" if place == 0 else "train")
+        for label, name in enumerate(("cats", "dogs"))
+        for place in range(5)
+    )
+    known = Manifest("pets", "/pictures/pets", ("cats", "dogs"), images, num_files=len(images))
+    return replace(known, **changed)
+
+
+def a_rejected(path="cats/broken.png", reason="empty file (0 bytes)"):
+    return Rejected(path, reason)
+
+
+def a_recipe(**changed):
+    return replace(Recipe(size=32), **changed)
+
+
+def a_tap(name="top", **changed):
+    return replace(Tap(name, "top_activation", "gap", dim=8, depth=1), **changed)
+
+
+def a_space(**changed):
+    taps = (a_tap("stage5_grid", layer="stage5", kind="grid", dim=18, depth=0), a_tap())
+    return replace(Space("a_backbone", "ab" * 32, a_recipe(), taps), **changed)
+
+
+def a_similarity(**changed):
+    known = Similarity(0.03, early=0.02, middle=0.03, late=0.04, num_images=128, verdict="similar")
+    return replace(known, **changed)
+
+
+def a_size(**changed):
+    return replace(Size(num_train=8, num_classes=2, smallest_class=4, verdict="small"), **changed)
+
+
+def a_plan(**changed):
+    known = Plan("a_backbone", 1, "head-on-top", ("top",), a_similarity(), a_size(), ("few and familiar pictures",))
+    return replace(known, **changed)
+
+
+def a_block(num_rows=2, first=0, **changed):
+    rng = np.random.default_rng(first)
+    taps = {tap.name: rng.random((num_rows, tap.dim), np.float32) for tap in a_space().taps}
+    digests = tuple(a_digest(first + row) for row in range(num_rows))
+    return replace(FeatureBlock(digests, taps), **changed)
+
+
+def a_head(taps=None, num_classes=3, temperature=2.0):
+    """A head of random weights that is sure of some pictures and unsure of others."""
+    rng = np.random.default_rng(7)
+    parts = tuple(
+        HeadTap(
+            tap=tap.name,
+            kind=tap.kind,
+            weight=rng.normal(0, 3, (tap.dim, num_classes)).astype(np.float32),
+            bias=rng.normal(0, 0.1, num_classes).astype(np.float32),
+            penalty=0.1,
+            logme=0.0,
+            loo_error=0.1,
+        )
+        for tap in taps or a_space().taps
+    )
+    return Head(parts, temperature=temperature, loo_error=0.1, loo_log_loss=0.3)
+
+
+# ── pictures ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def a_photo(number=0, size=(40, 32), colour=None):
+    """A smooth RGB picture with a texture of its own: equal arguments, equal pixels."""
+    width, height = size
+    rng = np.random.default_rng([number, width, height])
+    y, x = np.mgrid[:height, :width] / max(width, height)
+    phase = rng.random(6) * 6.28
+    waves = [np.sin(phase[2 * c] + (6 + c) * x + 9 * phase[2 * c + 1] * y) for c in range(3)]
+    base = rng.integers(60, 200, 3) if colour is None else np.asarray(colour)
+    pixels = base + 40 * np.stack(waves, axis=-1) + rng.normal(0, 4, (height, width, 3))
+    return Pillow.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+def encoded(image, kind="PNG", **options):
+    """The bytes of a picture's file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def write_photo(path: Path, number=0, size=(40, 32), colour=None):
+    """Write one generated picture, PNG or JPEG by its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = "PNG" if path.suffix == ".png" else "JPEG"
+    path.write_bytes(encoded(a_photo(number, size, colour), kind))
+    return path
+
+
+def write_dataset(root: Path, num_classes=3, per_class=8, size=(40, 32), first=0):
+    """Write a folder a class of generated pictures, PNG and JPEG in turn; `first` makes other pictures."""
+    for label in range(num_classes):
+        for place in range(per_class):
+            number = first + label * per_class + place
+            path = root / f"class{label}" / f"{first + place:03d}.{'png' if place % 2 else 'jpg'}"
+            write_photo(path, number, size, COLOURS[label % len(COLOURS)])
+    return root
