@@ -181,7 +181,7 @@ def plan_dataset(workspace_root: str, dataset: DatasetRef, backbone: str) -> Pla
     )
     value = find_record(workspace, "similarity", key)
     if value is None:
-        folder = _backbone_engine(workspace, spec)
+        folder = backbone_engine(workspace, spec)
         with stage("measure"):
             from pipeline.measure import measure_images
 
@@ -205,7 +205,7 @@ def extract(workspace_root: str, dataset: DatasetRef, backbone: str, progress: P
         num_computed = 0
         if missing:
             images = [image for image in manifest.images if image.digest in missing]
-            folder = _backbone_engine(workspace, spec)
+            folder = backbone_engine(workspace, spec)
             with stage("extract"):
                 for block in _compute(store, images, manifest, spec, folder, progress or Quiet()):
                     num_computed += len(block.digests)
@@ -291,7 +291,7 @@ def _compute(
     progress.finish()
 
 
-def _backbone_engine(workspace: Workspace, spec: BackboneSpec) -> Path:
+def backbone_engine(workspace: Workspace, spec: BackboneSpec) -> Path:
     """Find the compiled network of a backbone, or compile it: the only use of TensorFlow before delivery."""
     engine_id = fingerprint({"space": spec.space().id, "openvino": version("openvino"), "version": ENGINE_VERSION})
     if found := find_engine(workspace, engine_id):

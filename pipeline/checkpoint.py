@@ -92,7 +92,7 @@ def read_checkpoint(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
         )
     try:
         return parse_checkpoint(data)
-    except (pickle.UnpicklingError, EOFError, ValueError, struct.error) as error:
+    except Exception as error:  # odd bytes make the unpickler raise anything
         raise DamagedError(f"{path.name} is no legacy PyTorch checkpoint: {error}") from error
 
 
@@ -121,7 +121,7 @@ def _read_storage(stream: io.BytesIO, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 def _view(storage: NDArray[Any], tensor: _Tensor) -> NDArray[Any]:
     reach = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True))
-    if min(tensor.shape, default=1) < 1 or min(tensor.stride, default=0) < 0 or reach >= storage.size:
+    if min(tensor.shape, default=1) < 1 or min((tensor.offset, *tensor.stride)) < 0 or reach >= storage.size:
         raise ValueError(f"a tensor of shape {tensor.shape} reaches outside its storage")
     strides = [step * storage.itemsize for step in tensor.stride]
     return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides).copy()

@@ -52,7 +52,8 @@ class Engine:
         """Run up to any number of rows and return (rows, dim) per output name."""
         batches = (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
         results = [outputs for _, outputs in self.stream((None, batch) for batch in batches)]
-        return {name: np.concatenate([result[name] for result in results]) for name in self._names}
+        none = {name: np.empty((0, *self._compiled.output(name).shape[1:]), np.float32) for name in self._names}
+        return {name: np.concatenate([none[name], *(result[name] for result in results)]) for name in self._names}
 
     def stream(self, batches: Iterable[tuple[Tag, Pixels]]) -> Iterator[tuple[Tag, Mapping[str, Array]]]:
         """Run (tag, 1 to BATCH rows) batches, overlapped with whatever makes them; yields in their order.

@@ -27,7 +27,9 @@ SMALLEST_SHARE = 0.1  # dropping taps below a tenth changed mean accuracy by les
 TEMPERATURES = (1.0, 1000.0)  # scores live near 0-1: at 1 every class is nearly as likely as the next
 
 
-def fit_head(features: Mapping[str, Array], taps: Sequence[Tap], labels: Labels, num_classes: int) -> Head:
+def fit_head(
+    features: Mapping[str, Array], taps: Sequence[Tap], labels: Labels | Sequence[int], num_classes: int
+) -> Head:
     """Fit a classifier on those candidate taps that earn a place in it.
 
     Parameters

@@ -176,5 +176,5 @@ def _from_deep_grey(values: np.ndarray) -> Pillow.Image:
     elif low >= 0 and high <= 255:
         scaled = grey
     else:
-        scaled = (grey - low) * (255 / (high - low))
+        scaled = (grey - low) * (255 / ((high - low) or 1.0))
     return Pillow.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")

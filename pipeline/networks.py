@@ -5,6 +5,7 @@ Heavy leaf: importing it loads TensorFlow.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pipeline.backbones import find_weights
@@ -19,6 +20,7 @@ layers, ops = keras.layers, keras.ops
 GRID_SIDE = 3  # cells of the coarse average grid: spatial layout at 9 values a channel
 
 
+@cache  # a run converts the backbone for the pass and builds the delivered model on it
 def load_backbone(spec: BackboneSpec, *, classifier: bool = False) -> keras.Model:
     """Load a frozen backbone from (batch, size, size, 3) RGB pixels 0-255; its preprocessing is inside.
 

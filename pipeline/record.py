@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.similarity import DIFFERENT_ABOVE, SIMILAR_BELOW
 from pipeline.types import BackboneSpec, Head, Manifest, Metrics, Plan, Rejected
 
 FORMAT = "headstart.record"
@@ -30,7 +31,10 @@ def plan_part(plan: Plan) -> dict[str, Any]:
     return {
         "case": plan.case,
         "strategy": plan.strategy,
-        "similarity": asdict(plan.similarity),
+        "similarity": {
+            **asdict(plan.similarity),
+            "thresholds": {"similar": SIMILAR_BELOW, "different": DIFFERENT_ABOVE},
+        },
         "size": asdict(plan.size),
         "reasons": list(plan.reasons),
         "plan": {"backbone": plan.backbone, "taps": list(plan.taps)},

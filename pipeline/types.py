@@ -213,7 +213,9 @@ class Head:
     temperature: float  # multiplies scores; fitted on leave-one-out scores
     loo_error: float
     loo_log_loss: float
-    evidence: tuple[Mapping[str, Any], ...] = ()  # one row per candidate: tap, logme, loo_error, penalty
+    evidence: tuple[
+        Mapping[str, Any], ...
+    ] = ()  # one row per candidate: tap, kind, logme, loo_error, penalty, share of the head
     reasons: tuple[str, ...] = ()
 
 

@@ -114,9 +114,7 @@ def to_json(value: Mapping[str, Any], format: str, version: int) -> bytes:
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii")
 
 
-def write_json(
-    path: Path, value: Mapping[str, Any], format: str, version: int, stage: Stage = BESIDE
-) -> None:
+def write_json(path: Path, value: Mapping[str, Any], format: str, version: int, stage: Stage = BESIDE) -> None:
     write_whole(path, to_json(value, format, version), stage)
 
 

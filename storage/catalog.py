@@ -104,8 +104,7 @@ class Catalog:
         """Register shards and rejects in one commit; what is already there stays as it is."""
         with self._database.write() as connection:
             connection.executemany(
-                "INSERT OR IGNORE INTO shards (space, name, num_rows, num_bytes, keys)"
-                " VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO shards (space, name, num_rows, num_bytes, keys) VALUES (?, ?, ?, ?, ?)",
                 [(space.id, *shard) for shard in shards],
             )
             connection.executemany(
@@ -128,8 +127,7 @@ class Catalog:
         with self._database.read() as connection:
             connection.execute("BEGIN")  # both answers from one snapshot
             rows = connection.execute(
-                "SELECT name, num_rows, num_bytes, keys FROM shards WHERE space = ? AND sequence > ?"
-                " ORDER BY sequence",
+                "SELECT name, num_rows, num_bytes, keys FROM shards WHERE space = ? AND sequence > ? ORDER BY sequence",
                 (space.id, after),
             )
             return _state(connection, space), [ShardRow(*row) for row in rows]

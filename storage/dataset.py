@@ -179,9 +179,7 @@ class _Walk:
                 f"If the classes are folders inside it, name {os.path.join(self._root, only)} instead."
             )
         if not any(self._classes.values()) and self.num_strays:
-            raise DataError(
-                f"{self._root}: found {self.num_strays} files but no class folders; {self._wanted()}."
-            )
+            raise DataError(f"{self._root}: found {self.num_strays} files but no class folders; {self._wanted()}.")
         raise DataError(f"{self._root}: found no files to train on; {self._wanted()}.")
 
     def listing(self) -> Listing:

@@ -33,9 +33,7 @@ class DigestMemory:
         self._database = Database(workspace, workspace.digests, VERSION, SCHEMA)
         self._database.prepare()
 
-    def recall(
-        self, root: str, entries: Iterable[FileEntry], rehash: bool = False
-    ) -> dict[str, Digest | str]:
+    def recall(self, root: str, entries: Iterable[FileEntry], rehash: bool = False) -> dict[str, Digest | str]:
         """Return path -> digest, or the reason why it is no picture, for files that need not be read.
 
         With `rehash` that is none: a file can change behind its size and time, if somebody means it to.
@@ -45,8 +43,7 @@ class DigestMemory:
         prefix = _prefix(root)
         with self._database.read() as connection:
             rows = connection.execute(
-                "SELECT path, size_bytes, mtime_ns, seen_ns, digest, reason FROM files"
-                " WHERE path >= ? AND path < ?",
+                "SELECT path, size_bytes, mtime_ns, seen_ns, digest, reason FROM files WHERE path >= ? AND path < ?",
                 (prefix, prefix[:-1] + b"0"),  # "0" follows "/"
             )
             known = {path: rest for path, *rest in rows}
@@ -59,9 +56,7 @@ class DigestMemory:
                     found[entry.path] = reason if digest is None else digest
         return found
 
-    def remember(
-        self, root: str, learned: Mapping[str, tuple[FileEntry, Digest | str]], seen_ns: int
-    ) -> None:
+    def remember(self, root: str, learned: Mapping[str, tuple[FileEntry, Digest | str]], seen_ns: int) -> None:
         """Keep what reading files showed.
 
         Parameters

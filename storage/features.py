@@ -49,9 +49,7 @@ class FeatureStore:
     As a context manager it commits what is complete when the block ends, also on an error or Ctrl-C.
     """
 
-    def __init__(
-        self, workspace: Workspace, space: Space, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, workspace: Workspace, space: Space, clock: Callable[[], float] = time.monotonic) -> None:
         check_space(workspace, space)
         self.space = space
         self._workspace = workspace
@@ -154,8 +152,7 @@ class FeatureStore:
         from storage.shards import encode_shard
 
         taps = {
-            tap.name: np.concatenate([pending.taps[tap.name] for pending in self._pending])
-            for tap in self.space.taps
+            tap.name: np.concatenate([pending.taps[tap.name] for pending in self._pending]) for tap in self.space.taps
         }
         image = encode_shard(self.space, digests, taps)
         name = hashlib.sha256(image).hexdigest()

@@ -73,8 +73,7 @@ def write_manifest(workspace: Workspace, manifest: Manifest, rebind: bool = Fals
     known = find_dataset(workspace, name)
     if known and known.root != manifest.root and not rebind:
         raise ConflictError(
-            f"Dataset '{name}' is already {known.root}; this is {manifest.root}. "
-            "Pass --name to choose another name."
+            f"Dataset '{name}' is already {known.root}; this is {manifest.root}. Pass --name to choose another name."
         )
     ref = DatasetRef(name, manifest.root, manifest.fingerprint)
     lines = "".join(f"{json.dumps(line)}\n" for line in _to_lines(manifest, ref))
@@ -147,9 +146,7 @@ def read_manifest(workspace: Workspace, name: str, fingerprint: str | None = Non
     check_format(header, FORMAT, VERSION, path)
     manifest = _from_lines(header, lines[1:], path)
     if not fingerprint == header["fingerprint"] == manifest.fingerprint:
-        raise DamagedError(
-            f"{path} is damaged: its content has another fingerprint. Run `headstart plan` again."
-        )
+        raise DamagedError(f"{path} is damaged: its content has another fingerprint. Run `headstart plan` again.")
     return manifest
 
 

@@ -118,9 +118,7 @@ def check_bundle(ref: ModelRef) -> None:
     if not isinstance(files, dict):
         raise DamagedError(f"{ref.path} is damaged: its record lists no files.")
     if changed := changed_files(Path(ref.path), files):
-        raise DamagedError(
-            f"{ref.path} is damaged: {', '.join(changed)} changed since it was saved. Train again."
-        )
+        raise DamagedError(f"{ref.path} is damaged: {', '.join(changed)} changed since it was saved. Train again.")
 
 
 def _names(workspace: Workspace) -> list[str]:

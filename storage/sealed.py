@@ -16,9 +16,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 def changed_files(folder: Path, digests: Mapping[str, str]) -> list[str]:
     """Name the listed files that are gone or hold other bytes."""
     return [
-        name
-        for name, digest in digests.items()
-        if not (folder / name).is_file() or _sha256(folder / name) != digest
+        name for name, digest in digests.items() if not (folder / name).is_file() or _sha256(folder / name) != digest
     ]
 
 

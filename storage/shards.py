@@ -80,7 +80,7 @@ def encode_shard(space: Space, digests: Sequence[Digest], taps: Mapping[str, Row
     """Return the bytes of a shard; equal rows give equal bytes."""
     keys = _as_keys(b"".join(digests))
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
+    with _create_file(buffer) as file:
         # np.bytes_: strings of fixed length lie in the checksummed header; those of variable length lie in a
         # heap without checksum, where HDF5 loops forever on a flipped bit
         file.attrs["format"] = np.bytes_(FORMAT)
@@ -97,6 +97,25 @@ def encode_shard(space: Space, digests: Sequence[Digest], taps: Mapping[str, Row
         if image[place.offset : place.offset + taps[name].nbytes] != taps[name].tobytes():
             raise OSError(f"HDF5 did not write tap '{name}' as it was given")
     return image
+
+
+def _create_file(buffer: io.BytesIO) -> h5py.File:
+    """Create a file with its two groups, none of which notes the time: equal rows, equal bytes.
+
+    h5py's own functions cannot switch these times off.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, buffer)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    file_creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    file_creation.set_obj_track_times(False)
+    file = h5py.File(h5py.h5f.create(b"shard", h5py.h5f.ACC_TRUNC, fcpl=file_creation, fapl=access))
+    group_creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    group_creation.set_obj_track_times(False)
+    for group in (b"features", b"checksums"):
+        h5py.h5g.create(file.id, group, gcpl=group_creation)
+    return file
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────
@@ -142,9 +161,7 @@ class Shard:
             raise DamagedError(f"{self.path} cannot be read: {error.strerror or error}.") from error
         num_wrong = np.count_nonzero(_checksums(keys, data) != place.checksums[rows])
         if num_wrong:
-            raise DamagedError(
-                f"{self.path} is damaged: {num_wrong} rows of tap '{tap}' fail their checksum."
-            )
+            raise DamagedError(f"{self.path} is damaged: {num_wrong} rows of tap '{tap}' fail their checksum.")
         return data.view(self.dtype)
 
 
@@ -204,11 +221,10 @@ def _parse(source: io.BufferedIOBase, num_bytes: int, space: Space, path: Path) 
 
 
 def _parse_datasets(file: h5py.File, num_bytes: int, space: Space, path: Path) -> Shard:
+    names = {"key", "features", "checksums"}
     taps = {tap.name for tap in space.taps}
-    groups = ("features", "checksums")
-    if set(file) != {"key", *groups} or not all(
-        _is_hard_link(file, group) and set(file[group]) == taps for group in groups
-    ):
+    whole = set(file) == names and all(_is_hard_link(file, name) for name in names)
+    if not whole or not taps == set(file["features"]) == set(file["checksums"]):
         raise DamagedError(f"{path} is damaged: it holds other datasets than the taps of its space.")
     num_rows = len(file["key"])
     dtype = stored_dtype(space)
@@ -225,9 +241,7 @@ def _parse_datasets(file: h5py.File, num_bytes: int, space: Space, path: Path) -
             dim=tap.dim,
             checksums=file[f"checksums/{tap.name}"][()],
         )
-    return Shard(
-        path=path, num_rows=num_rows, num_bytes=num_bytes, dtype=dtype, keys=file["key"][()], places=places
-    )
+    return Shard(path=path, num_rows=num_rows, num_bytes=num_bytes, dtype=dtype, keys=file["key"][()], places=places)
 
 
 def _offset(

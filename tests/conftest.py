@@ -78,9 +78,7 @@ def headstart():
 @pytest.fixture(scope="session")
 def keras():
     """Keras, imported as the project does it."""
-    from pipeline import tensorflow_quiet  # noqa: F401, I001  before keras
-
-    import keras
+    from pipeline.quiet_keras import keras
 
     return keras
 

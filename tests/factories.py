@@ -36,7 +36,7 @@ def a_digest(number=0):
 
 def a_file(path="cats/0.png", **changed):
     """A file of a dataset folder; its label is its folder unless told otherwise."""
-    parts = path.split("/")
+    parts = ("", *path.split("/"))
     return replace(FileEntry(path, size_bytes=1000, mtime_ns=1, split=None, label=parts[-2]), **changed)
 
 

@@ -128,9 +128,13 @@ def test_a_folder_never_replaces_another(tmp_path):
 
 
 def test_nothing_remains_of_a_folder_that_was_given_up(tmp_path):
-    with pytest.raises(KeyboardInterrupt), scratch_folder(tmp_path / "staging", REAL) as scratch:
-        (scratch / "file").write_bytes(b"half")
-        raise KeyboardInterrupt
+    def interrupted():
+        with scratch_folder(tmp_path / "staging", REAL) as scratch:
+            (scratch / "file").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert os.listdir(tmp_path / "staging") == []
 
 

@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 
 from storage.index import KeyIndex
 
-KEYS = st.binary(min_size=1, max_size=2).map(lambda seed: seed.ljust(32, b"\0")) | st.binary(
-    min_size=32, max_size=32
-)
+KEYS = st.binary(min_size=1, max_size=2).map(lambda seed: seed.ljust(32, b"\0")) | st.binary(min_size=32, max_size=32)
 
 
 @given(st.lists(st.lists(KEYS, max_size=5), max_size=5), st.lists(KEYS, max_size=5))
