@@ -72,7 +72,7 @@ def list_models(workspace_root: str) -> list[dict[str, Any]]:
 
 def show_model(workspace_root: str, model: str) -> tuple[dict[str, Any], str]:
     """Return a model's record and its report in Markdown."""
-    ref = models.find_model(Workspace.open(workspace_root), model)
+    ref = models.get_model(Workspace.open(workspace_root), model)
     return dict(ref.record), (Path(ref.path) / REPORT_FILE).read_text(encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from pipeline.fingerprint import fingerprint
 from pipeline.types import ModelRef, Prediction, Recipe
 from storage.bundles import MODEL_FILE, read_classes, read_recipe
 from storage.engines import find_engine, new_engine
-from storage.models import check_bundle, find_model
+from storage.models import check_bundle, get_model
 from storage.workspace import Workspace
 
 ENGINE_VERSION = 1  # raised when a change of ours compiles another network from the same model
@@ -29,7 +29,7 @@ def predict(workspace_root: str, model: str, paths: Sequence[str], top: int) -> 
     if not paths:
         raise UsageError("No picture was named. Give files or folders: headstart predict MODEL PATH...")
     workspace = Workspace.open(workspace_root)
-    ref = find_model(workspace, model)
+    ref = get_model(workspace, model)
     check_bundle(ref)
     folder = Path(ref.path)
     recipe, classes = read_recipe(folder), read_classes(folder)

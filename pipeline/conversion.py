@@ -65,7 +65,7 @@ def convert_classifier(pixels_to_probabilities: keras.Model, recipe: Recipe, fol
 
 def _convert(network: keras.Model, recipe: Recipe) -> ov.Model:
     """Convert a Keras network with named outputs, and compare the two on the built-in pictures."""
-    call = tf.function(lambda pixels: network(pixels, training=False))
+    call = tf.function(lambda pixels: network(pixels, training=False), autograph=False)
     shape = tf.TensorSpec((BATCH, recipe.size, recipe.size, 3), tf.float32, name="pixels")
     traced = call.get_concrete_function(shape)
     converted = ov.convert_model(traced)

@@ -77,7 +77,7 @@ def read_ref(folder: Path) -> ModelRef:
         raise DamagedError(f"{folder / RECORD} is damaged: it lacks {error}.") from error
 
 
-def find_model(workspace: Workspace, text: str) -> ModelRef:
+def get_model(workspace: Workspace, text: str) -> ModelRef:
     """Find a bundle by "name" (its newest version), "name@3", or a path (anything with a "/").
 
     Raises

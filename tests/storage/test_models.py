@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
-from storage.models import check_bundle, find_by_request, find_model, list_models, new_version
+from storage.models import check_bundle, find_by_request, get_model, list_models, new_version
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def save(workspace):
 
 def test_versions_count_up_and_the_newest_is_meant(save, workspace):
     assert [save("pets").version for _ in range(11)] == list(range(1, 12))
-    assert find_model(workspace, "pets").version == 11
-    assert find_model(workspace, "pets@3").version == 3
+    assert get_model(workspace, "pets").version == 11
+    assert get_model(workspace, "pets@3").version == 3
 
 
 def test_a_bundle_explains_itself(save, workspace):
@@ -43,10 +43,10 @@ def test_a_bundle_explains_itself(save, workspace):
 def test_a_bundle_is_found_by_its_path_wherever_it_lies(save, workspace, tmp_path):
     ref = save("pets")
     os.rename(ref.path, tmp_path / "copy")
-    found = find_model(workspace, str(tmp_path / "copy"))
+    found = get_model(workspace, str(tmp_path / "copy"))
     assert (found.name, found.version, found.path) == ("pets", 1, str(tmp_path / "copy"))
     with pytest.raises(NotFoundError, match=r"is no model: it has no record\.json"):
-        find_model(workspace, str(tmp_path))
+        get_model(workspace, str(tmp_path))
 
 
 def test_nothing_remains_of_a_version_that_failed(save, workspace):
@@ -59,7 +59,7 @@ def test_nothing_remains_of_a_version_that_failed(save, workspace):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert find_model(workspace, "pets").version == 1
+    assert get_model(workspace, "pets").version == 1
     assert os.listdir(workspace.staging) == []
 
 
@@ -102,15 +102,15 @@ def test_the_newest_version_of_a_request_is_found(save, workspace):
 
 def test_an_unknown_model_is_not_found_and_near_names_are_offered(save, workspace):
     with pytest.raises(NotFoundError, match="no models yet"):
-        find_model(workspace, "pets")
+        get_model(workspace, "pets")
     save("pets")
     with pytest.raises(NotFoundError, match=r"no model 'pet'\. Did you mean 'pets'\?"):
-        find_model(workspace, "pet")
+        get_model(workspace, "pet")
     with pytest.raises(NotFoundError, match=r"has no version '2'\. There are: 1\."):
-        find_model(workspace, "pets@2")
+        get_model(workspace, "pets@2")
     for text in ("", "@1", "..", "pets@x", "pets@01"):
         with pytest.raises(NotFoundError):
-            find_model(workspace, text)
+            get_model(workspace, text)
 
 
 def test_models_are_listed_by_name_and_number_and_a_damaged_one_hides_no_other(save, workspace):
@@ -119,14 +119,14 @@ def test_models_are_listed_by_name_and_number_and_a_damaged_one_hides_no_other(s
     (workspace.model("pets", 1) / "record.json").write_text("{")
     assert [(ref.name, ref.version) for ref in list_models(workspace)] == [("pets", 2), ("zoo", 1)]
     with pytest.raises(DamagedError):
-        find_model(workspace, "pets@1")
+        get_model(workspace, "pets@1")
 
 
 def test_a_record_of_another_version_is_refused(save, workspace):
     path = workspace.model("pets", save("pets").version) / "record.json"
     path.write_text(path.read_text().replace('"version": 1', '"version": 2', 1))
     with pytest.raises(ConflictError, match="version 2"):
-        find_model(workspace, "pets")
+        get_model(workspace, "pets")
 
 
 @pytest.mark.parametrize("change", [lambda path: path.write_bytes(b"other"), lambda path: path.unlink()])
