@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -165,19 +167,32 @@ def demo(workspace: WorkspaceOption = None) -> None:
 
 def main() -> None:
     """Run the command line; errors become one sentence and an exit code."""
+    _stop_cleanly()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
     except HeadstartError as error:
-        print(f"error: {str(error).encode('utf-8', 'backslashreplace').decode('utf-8')}", file=sys.stderr)
+        from flows.render import printable
+
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; what was computed is kept, run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # the reader went away (`| head`): not our error, and nothing more can be written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _stop_cleanly() -> None:
+    """On Ctrl-C or a polite kill leave through every `with`, so that what was computed is committed."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+        print("stopped; what was computed is kept, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, leave)
 
 
 def _request(folder: str, name: str | None, backbone: str, rehash: bool, workspace: Path | None) -> Any:

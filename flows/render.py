@@ -194,8 +194,11 @@ def predictions_csv(rows: Iterable[Prediction]) -> int:
 
 
 def printable(text: str) -> str:
-    """Spell out what is no valid text, as in file names that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Spell out what a terminal must not get: control characters, direction marks, bytes that are no UTF-8."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode("ascii")
+        for letter in text
+    )
 
 
 def _stdout() -> Console:

@@ -55,7 +55,7 @@ def build_manifest(
     labels = {digest: entries[0].label for digest, entries in single.items()}
     classes = sorted({labels[digest] for digest, split in splits.items() if split == "train"})
     if len(classes) < 2:
-        raise DataError(_too_few_classes(classes, num_files, rejected))
+        raise DataError(_too_few_classes(classes, num_files, len(conflicts), rejected))
     remarks += _untrained_notes(labels, set(classes))
 
     index = {name: number for number, name in enumerate(classes)}
@@ -105,21 +105,20 @@ def _with_every_class_trained(splits: dict[Digest, Split], labels: dict[Digest, 
 def _conflict_notes(conflicts: list[list[FileEntry]]) -> list[str]:
     if not conflicts:
         return []
-    shown = "; ".join(
-        " = ".join(sorted(entry.path for entry in entries))
-        for entries in sorted(conflicts, key=lambda entries: entries[0].path)[:_SHOWN]
-    )
-    return [f"{_count(len(conflicts), 'picture')} under two labels, left out: {shown}{_more(conflicts)}."]
+    return [f"{_count(len(conflicts), 'picture')} under two labels, left out: {_alike(conflicts)}."]
 
 
 def _leak_notes(single: dict[Digest, list[FileEntry]]) -> list[str]:
     leaks = [entries for entries in single.values() if len({entry.split for entry in entries}) > 1]
     if not leaks:
         return []
-    shown = "; ".join(" = ".join(sorted(entry.path for entry in entries)) for entries in leaks[:_SHOWN])
-    return [
-        f"{_count(len(leaks), 'picture')} in more than one split, kept in test (or val) only: {shown}{_more(leaks)}."
-    ]
+    return [f"{_count(len(leaks), 'picture')} in more than one split, kept in test (or val) only: {_alike(leaks)}."]
+
+
+def _alike(groups: list[list[FileEntry]]) -> str:
+    """Spell out the first few groups of files with equal bytes."""
+    paths = sorted(sorted(entry.path for entry in entries) for entries in groups)
+    return "; ".join(" = ".join(group[:_SHOWN]) + _more(group) for group in paths[:_SHOWN]) + _more(paths)
 
 
 def _untrained_notes(labels: dict[Digest, str], classes: set[str]) -> list[str]:
@@ -130,11 +129,12 @@ def _untrained_notes(labels: dict[Digest, str], classes: set[str]) -> list[str]:
     ]
 
 
-def _too_few_classes(classes: list[str], num_files: int, rejected: Sequence[Rejected]) -> str:
+def _too_few_classes(classes: list[str], num_files: int, num_conflicts: int, rejected: Sequence[Rejected]) -> str:
     found = f"only class '{classes[0]}'" if classes else "no class"
+    twice = f", {_count(num_conflicts, 'content')} left out for standing under two labels" if num_conflicts else ""
     bad = f" ({len(rejected)} files were rejected, first {rejected[0].path}: {rejected[0].reason})" if rejected else ""
     return (
-        f"Of {num_files} readable pictures {found} can be trained on{bad}; a classifier needs at least two "
+        f"Of {num_files} readable pictures {found} can be trained on{bad}{twice}; a classifier needs at least two "
         "classes, each a folder with pictures."
     )
 

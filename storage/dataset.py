@@ -53,6 +53,7 @@ class _Node(NamedTuple):
     name: str
     path: str  # absolute
     status: os.stat_result
+    is_link: bool
 
     @property
     def is_folder(self) -> bool:
@@ -123,19 +124,25 @@ class _Walk:
             if entry.name.startswith(".") or entry.name.lower() in IGNORED:
                 continue
             try:
-                yield _Node(entry.name, entry.path, entry.stat())
+                yield _Node(entry.name, entry.path, entry.stat(), entry.is_symlink())
             except OSError as error:
                 broken = entry.is_symlink() and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
                 self._reject(entry.path, "broken link" if broken else f"cannot be read: {error.strerror}")
 
     def add_classes(self, split: Split | None, nodes: Iterable[_Node], above: set[_Identity]) -> None:
-        """Take every folder as a class; a link in it to one of those `above` it is not followed."""
-        for node in nodes:
-            if node.is_folder:
-                self._classes[split].append(node.name)
-                self._add_class(split, node, seen={self._identity, *above, node.identity})
-            else:
-                self.num_strays += 1
+        """Take every folder as a class, but none twice; a link in it to one of those `above` it is not followed."""
+        nodes = list(nodes)
+        folders = [node for node in nodes if node.is_folder]
+        self.num_strays += len(nodes) - len(folders)
+        taken = {folder.identity: folder.name for folder in folders if not folder.is_link}
+        for folder in folders:
+            if folder.is_link and folder.identity in taken:
+                # as a class of its own it would put every picture under two labels
+                self._reject(folder.path, f"link to class folder '{taken[folder.identity]}'")
+                continue
+            taken.setdefault(folder.identity, folder.name)
+            self._classes[split].append(folder.name)
+            self._add_class(split, folder, seen={self._identity, *above, folder.identity})
 
     def _add_class(self, split: Split | None, folder: _Node, seen: set[_Identity]) -> None:
         unvisited = [folder.path]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,14 +61,34 @@ def shared_data(tmp_path_factory):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+HEAVY = ("tensorflow", "keras", "openvino", "sklearn", "scipy", "prefect", "h5py", "PIL", "rich")
+
+# runs the command line as the installed script does, and tells at the end what that has imported
+DRIVER = f"""
+import atexit, sys
+atexit.register(lambda: print("loaded:", *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr))
+from flows.cli import main
+sys.argv[0] = "headstart"
+main()
+"""
+
+
 @pytest.fixture(scope="session")
 def headstart():
-    """Run the command line in a fresh process: `headstart("onboard", folder, cwd=...)`."""
+    """Run the command line in a fresh process: `headstart("onboard", folder)` has code, stdout, stderr, loaded."""
 
-    def run(*arguments, options=(), **settings):
-        command = [sys.executable, *options, "-m", "flows.cli", *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **settings)
+    def run(*arguments, **environment):
+        finished = subprocess.run(
+            [sys.executable, "-c", DRIVER, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        stderr, _, loaded = finished.stderr.rpartition("loaded:")
+        return SimpleNamespace(
+            code=finished.returncode, stdout=finished.stdout, stderr=stderr, loaded=set(loaded.split())
+        )
 
     return run
 

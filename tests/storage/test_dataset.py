@@ -201,3 +201,15 @@ def test_a_folder_that_cannot_be_learnt_from_is_refused(tree, paths, words):
 def test_a_file_is_no_dataset(tree):
     with pytest.raises(DataError, match="is no folder"):
         list_dataset(tree("file.jpg") / "file.jpg")
+
+
+def test_a_link_to_another_class_folder_is_no_class_of_its_own(tmp_path):
+    for label in ("cats", "dogs"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.jpg").write_bytes(b"x")
+    (tmp_path / "all_dogs").symlink_to(tmp_path / "dogs")  # sorts before the folder it names
+
+    listing = list_dataset(tmp_path)
+
+    assert [entry.path for entry in listing.files] == ["cats/1.jpg", "dogs/1.jpg"]
+    assert [(item.path, item.reason) for item in listing.rejected] == [("all_dogs", "link to class folder 'dogs'")]

@@ -1,0 +1,54 @@
+"""A first run of the whole story, once for all tests of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests import factories
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory):
+    """A dataset of 3 classes of 8 pictures, onboarded: `folder`, `workspace`, `document`, `manifest`.
+
+    To be read; what changes anything takes `again`.
+    """
+    from flows import steps
+    from storage.manifests import read_manifest
+    from storage.workspace import Workspace
+
+    root = tmp_path_factory.mktemp("first")
+    folder, workspace = factories.write_dataset(root / "shapes"), root / "workspace"
+    factories.age(folder)
+    document = steps.onboard(steps.Request(str(folder), str(workspace)))
+    manifest = read_manifest(Workspace.open(workspace), "shapes")
+    return SimpleNamespace(folder=folder, workspace=workspace, document=document, manifest=manifest)
+
+
+@pytest.fixture
+def again(first_run, tmp_path):
+    """Copies of the onboarded dataset and its workspace, to be changed: `folder`, `workspace`."""
+    folder, workspace = tmp_path / "shapes", tmp_path / "workspace"
+    shutil.copytree(first_run.folder, folder)
+    shutil.copytree(first_run.workspace, workspace, copy_function=_link_or_copy)
+    return SimpleNamespace(folder=folder, workspace=workspace)
+
+
+@pytest.fixture
+def warm_workspace(first_run, workspace):
+    """A workspace that holds nothing but the compiled backbone."""
+    shutil.copytree(first_run.workspace / "engines", workspace / "engines", copy_function=_link_or_copy)
+    return workspace
+
+
+def _link_or_copy(source, target):
+    """Files that are never written again need no copy."""
+    if Path(source).suffix in (".bin", ".keras", ".h5"):
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
