@@ -57,15 +57,16 @@ def onboard(
 ) -> None:
     """Bring a folder of pictures to a trained model, a report and reasons."""
     request = _request(folder, name, backbone, rehash, workspace)
+    from flows import render, steps
+
     if submit:
         from flows.submission import submit_onboard
 
-        _print_document(submit_onboard(request), json)
+        submitted = submit_onboard(request)
+        _print_json(submitted) if json else render.submitted(submitted)
         return
-    from flows import render, steps
-
     document = steps.onboard(request, render.progress())
-    _print_document(document, json) if json else render.onboarded(document)
+    _print_json(document) if json else render.onboarded(document)
 
 
 @app.command()
@@ -82,7 +83,7 @@ def plan(
     from flows import render, steps
 
     document = steps.plan_only(request)
-    _print_document(document, json) if json else render.planned(document)
+    _print_json(document) if json else render.planned(document)
 
 
 @app.command()
@@ -113,7 +114,7 @@ def datasets(workspace: WorkspaceOption = None, json: JsonOption = False) -> Non
     from flows import listing, render
 
     rows = listing.list_datasets(str(workspace_root(workspace)))
-    _print_document({"datasets": rows}, json) if json else render.table("datasets", rows)
+    _print_json({"datasets": rows}) if json else render.table("datasets", rows)
 
 
 @app.command()
@@ -122,7 +123,7 @@ def features(workspace: WorkspaceOption = None, json: JsonOption = False) -> Non
     from flows import listing, render
 
     rows = listing.list_features(str(workspace_root(workspace)))
-    _print_document({"features": rows}, json) if json else render.table("features", rows)
+    _print_json({"features": rows}) if json else render.table("features", rows)
 
 
 @app.command()
@@ -131,7 +132,7 @@ def models(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     from flows import listing, render
 
     rows = listing.list_models(str(workspace_root(workspace)))
-    _print_document({"models": rows}, json) if json else render.table("models", rows)
+    _print_json({"models": rows}) if json else render.table("models", rows)
 
 
 @app.command()
@@ -144,7 +145,7 @@ def show(
     from flows import listing, render
 
     record, report = listing.show_model(str(workspace_root(workspace)), model)
-    _print_document(record, json) if json else render.markdown(report)
+    _print_json(record) if json else render.markdown(report)
 
 
 @app.command()
@@ -154,7 +155,7 @@ def inspect(backbone: BackboneArgument, json: JsonOption = False) -> None:
     from flows import listing, render
 
     document = listing.inspect_backbone(spec)
-    _print_document(document, json) if json else render.inspected(document)
+    _print_json(document) if json else render.inspected(document)
 
 
 @app.command()
@@ -202,13 +203,12 @@ def _request(folder: str, name: str | None, backbone: str, rehash: bool, workspa
     return Request(folder, str(workspace_root(workspace)), name, backbone, rehash)
 
 
-def _print_document(document: dict[str, Any], as_json: bool) -> None:
+def _print_json(document: dict[str, Any]) -> None:
     from json import dumps
 
     from flows.steps import SCHEMA_VERSION
 
-    document = {"schema_version": SCHEMA_VERSION, **document}
-    print(dumps(document, indent=None if as_json else 2))
+    print(dumps({"schema_version": SCHEMA_VERSION, **document}))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,8 @@
-"""Prefect: the plain steps as tasks of a flow. Nothing is decided or computed here.
+"""Prefect: the plain steps as tasks of a flow. Nothing is decided or computed here; `flows.serve` runs it."""
 
-Run it once with `python -m flows.jobs DIR`, or keep it listening for `headstart onboard --submit` and for the
-Prefect UI with `python -m flows.jobs --serve`.
-"""
-
-from __future__ import annotations
+# no `from __future__ import annotations`: Prefect builds the parameter form from real types
 
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +19,6 @@ from flows import steps
 from flows.progress import Lines
 from flows.settings import workspace_root
 from pipeline.backbones import BACKBONES, DEFAULT_BACKBONE
-
-DEPLOYMENT = "onboard"
 
 
 class OnboardParams(BaseModel):
@@ -84,17 +77,3 @@ def onboard(params: OnboardParams) -> dict[str, Any]:
     for reason in document["reasons"]:
         logger.info("%s", reason)
     return document
-
-
-def main(arguments: list[str]) -> None:
-    """Serve the flow, or run it once on a folder."""
-    if arguments == ["--serve"]:
-        onboard.serve(name=DEPLOYMENT, description="Onboard a folder of pictures.")
-    elif len(arguments) == 1 and not arguments[0].startswith("-"):
-        onboard(OnboardParams(folder=arguments[0]))
-    else:
-        sys.exit("usage: python -m flows.jobs DIR | --serve")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

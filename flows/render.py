@@ -99,6 +99,11 @@ def onboarded(document: Mapping[str, Any]) -> None:
     _say(f"next: headstart show {model['name']}; headstart predict {model['name']} PICTURE...")
 
 
+def submitted(document: Mapping[str, Any]) -> None:
+    """Print where a submitted job went."""
+    _say(f"run {document['name']} ({document['run']}) is {document['state']} on {document['server']}")
+
+
 def inspected(document: Mapping[str, Any]) -> None:
     """Print a backbone's layers and taps."""
     name, num_parameters = document["backbone"], document["num_parameters"]

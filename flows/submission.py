@@ -1,4 +1,4 @@
-"""Hand a job to a Prefect server and return at once. Prefect is imported here and in flows.jobs only."""
+"""Hand a job to a Prefect server and return at once. Prefect is imported here, in flows.jobs and in flows.serve."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def submit_onboard(request: Request) -> dict[str, Any]:
         run: Any = run_deployment(DEPLOYMENT, parameters={"params": parameters}, timeout=0, as_subflow=False)
     except ObjectNotFound as error:
         raise NotFoundError(
-            f"The server at {url} has no deployment '{DEPLOYMENT}'. Serve it with: python -m flows.jobs --serve"
+            f"The server at {url} has no deployment '{DEPLOYMENT}'. Serve it with: python -m flows.serve"
         ) from error
     return {"run": str(run.id), "name": run.name, "state": run.state.name if run.state else "unknown", "server": url}

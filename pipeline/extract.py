@@ -47,7 +47,8 @@ def extract_features(
         digests = tuple(item.image.digest for item in batch)
         yield FeatureBlock(digests, taps, *_take_failures(failures))
     if failures:
-        yield FeatureBlock((), {}, *_take_failures(failures))
+        no_rows = engine.run(np.empty((0, recipe.size, recipe.size, 3), np.float32))  # a block has every tap
+        yield FeatureBlock((), no_rows, *_take_failures(failures))
 
 
 def canary_block(recipe: Recipe, engine: Engine) -> FeatureBlock:

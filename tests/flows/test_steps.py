@@ -202,10 +202,10 @@ def test_a_picture_moved_to_another_class_computes_nothing_but_makes_a_new_model
 
 
 @heavy
-def test_damaged_features_are_computed_again_and_give_the_same_model(first_run, again):
-    (shard,) = again.workspace.rglob("*.h5")
+def test_damaged_features_are_computed_again(again):
+    shard = max(again.workspace.rglob("*.h5"), key=lambda path: path.stat().st_size)
     data = bytearray(shard.read_bytes())
-    data[-2000] ^= 0xFF  # in the rows
+    data[4096::64] = bytes(255 - value for value in data[4096::64])  # in the rows of every tap
     shard.unlink()  # a link to the first run's
     shard.write_bytes(data)
     (again.folder / "class0" / "001.png").rename(again.folder / "class1" / "moved.png")  # so that features are read

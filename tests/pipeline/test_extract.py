@@ -15,10 +15,13 @@ pytestmark = pytest.mark.heavy
 class Echo:
     """An engine whose one feature is the brightness, and that has three batches on their way."""
 
+    def run(self, pixels):
+        return {"top": pixels.mean(axis=(1, 2, 3))[:, None]}
+
     def stream(self, batches):
         running = deque()
         for tag, pixels in batches:
-            running.append((tag, {"top": pixels.mean(axis=(1, 2, 3))[:, None]}))
+            running.append((tag, self.run(pixels)))
             if len(running) == 3:
                 yield running.popleft()
         yield from running
@@ -87,6 +90,7 @@ def test_where_every_file_fails_every_failure_is_told_once(number):
     images, files = pictures(number)
     blocks = run(images, reader({}), Echo())
     assert [block.digests for block in blocks] == [()]
+    assert [block.taps["top"].shape for block in blocks] == [(0, 1)]  # every tap, as the store wants it
     assert [item.path for item in blocks[0].unread] == list(files)
 
 
