@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from prefect.flows import EntrypointType
+from prefect.types.entrypoint import EntrypointType
 
 from flows.jobs import OnboardParams, onboard
 
