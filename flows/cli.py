@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
@@ -32,7 +31,7 @@ app = typer.Typer(
 )
 
 WorkspaceOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--workspace", "-w", help=f"Folder for everything we write (default: {HOME_VARIABLE}, or your own)."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -43,6 +42,14 @@ FolderArgument = Annotated[
     str, typer.Argument(metavar="DIR", help="A folder per class, or train/val/test folders of such.")
 ]
 BackboneArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(BACKBONES)}.")]
+
+
+@app.callback()
+def _prepare(context: typer.Context) -> None:
+    # A reader that goes away (`| head`) ends us silently, as it does any Unix tool. Not while a job is handed to a
+    # server: a connection that breaks must be an error there.
+    if context.invoked_subcommand != "onboard":
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 @app.command()
@@ -177,10 +184,6 @@ def main() -> None:
 
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # the reader went away (`| head`): not our error, and nothing more can be written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _stop_cleanly() -> None:
@@ -188,7 +191,8 @@ def _stop_cleanly() -> None:
 
     def leave(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
-        print("stopped; what was computed is kept, the same command goes on from there", file=sys.stderr)
+        # not print: the signal may have come in the middle of one
+        os.write(2, b"stopped; what was computed is kept, the same command goes on from there\n")
         raise SystemExit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -196,7 +200,7 @@ def _stop_cleanly() -> None:
             signal.signal(number, leave)
 
 
-def _request(folder: str, name: str | None, backbone: str, rehash: bool, workspace: Path | None) -> Any:
+def _request(folder: str, name: str | None, backbone: str, rehash: bool, workspace: str | None) -> Any:
     get_backbone(backbone)  # answered before anything is read
     from flows.steps import Request
 

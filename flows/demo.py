@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows import render, steps
 from flows.prediction import predict
-from storage.atomic import write_whole
+from storage.atomic import write_folder
 from storage.manifests import read_manifest
 from storage.workspace import Workspace
 
@@ -23,8 +23,7 @@ def run_demo(root: Path) -> None:
         from pipeline.digits import digit_pictures
 
         print(f"writing scikit-learn's handwritten digits to {folder}", file=sys.stderr)
-        for path, data in digit_pictures():
-            write_whole(folder / path, data)
+        write_folder(folder, digit_pictures(), workspace.stage)
     request = steps.Request(str(folder), str(workspace.root), NAME)
     render.onboarded(steps.onboard(request, render.progress()))
 

@@ -38,8 +38,8 @@ class Lines:
         if now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
             rate = self._done / (now - self._started)
-            left = (self._total - self._done) / rate
-            self._write(f"{self._stage}: {self._done:,} of {self._total:,}, {rate:.0f}/s, {left:.0f} s left")
+            left = f"{(self._total - self._done) / rate:.0f} s" if rate else "unknown time"
+            self._write(f"{self._stage}: {self._done:,} of {self._total:,}, {rate:.0f}/s, {left} left")
 
     def finish(self) -> None:
         elapsed = max(self._clock() - self._started, 1e-9)

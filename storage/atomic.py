@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,6 +211,15 @@ def scratch_folder(staging: Path, fs: Fs) -> Iterator[Path]:
         if folder.exists():
             with suppress(OSError):
                 fs.remove_tree(folder)
+
+
+def write_folder(final: Path, files: Iterable[tuple[str, bytes]], stage: Stage) -> None:
+    """Write a folder of (path within it, content) that appears whole; one that exists stays as it is."""
+    with scratch_folder(stage.folder or final.parent, stage.fs) as scratch:
+        for path, data in files:
+            make_folder((scratch / path).parent, stage.fs)
+            (scratch / path).write_bytes(data)
+        publish_folder(scratch, final, stage.fs)
 
 
 def publish_folder(scratch: Path, final: Path, fs: Fs) -> bool:

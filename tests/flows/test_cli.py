@@ -327,7 +327,6 @@ def test_an_interrupted_run_says_that_what_was_computed_is_kept(interrupted):
 
 
 @pytest.mark.heavy
-@pytest.mark.xfail(strict=True, reason="flows.steps._compute leaves the bar running when it is left by an exception")
 def test_an_interrupted_run_gives_the_cursor_back(interrupted):
     hidden, shown = "\x1b[?25l", "\x1b[?25h"
     assert interrupted.shown.rfind(shown) > interrupted.shown.rfind(hidden) >= 0
