@@ -347,3 +347,12 @@ def test_a_run_that_is_asked_to_terminate_keeps_what_it_has_too(interrupted, war
     assert "stopped; what was computed is kept" in shown
     with FeatureStore(Workspace.open(warm_workspace), get_backbone("efficientnet_lite0").space()) as store:
         assert 0 < store.num_stored < 400
+
+
+@pytest.mark.parametrize("arguments", [("models", "--workspace", ""), ("onboard", "")])
+def test_an_empty_name_is_a_usage_error_and_not_the_current_folder(headstart, arguments, tmp_path):
+    done = headstart(*arguments, cwd=tmp_path)
+
+    assert done.code == 2
+    assert "empty" in done.stderr
+    assert list(tmp_path.iterdir()) == []
