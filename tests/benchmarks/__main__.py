@@ -31,7 +31,7 @@ from pipeline.quiet_openvino import ov
 from pipeline.types import Image
 from storage.workspace import Workspace
 
-NUM_IMAGES = 240
+NUM_IMAGES = 600
 ROUNDS = 3
 WIDTH, HEIGHT = 500, 375
 
