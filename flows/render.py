@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.progress import Lines
+from flows.settings import workspace_root
 from pipeline.types import Prediction, Progress
 
 WIDTH_OF_FILES = 240  # characters
@@ -96,7 +98,8 @@ def onboarded(document: Mapping[str, Any]) -> None:
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if value >= 0.05)
     _say(f"seconds: {total:.1f} ({parts})")
     _say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
-    _say(f"next: headstart show {model['name']}; headstart predict {model['name']} PICTURE...")
+    where = "" if document["workspace"] == str(workspace_root(None)) else f" --workspace {quote(document['workspace'])}"
+    _say(f"next: headstart show {model['name']}{where}; headstart predict {model['name']} PICTURE...{where}")
 
 
 def submitted(document: Mapping[str, Any]) -> None:

@@ -7,9 +7,10 @@ known that they are needed: a run that finds everything done loads none of them.
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from flows import stopwatch
+from flows.forward import backbone_engine, compute, reader
 from flows.progress import Quiet
 from flows.stopwatch import stage
-from pipeline.backbones import DEFAULT_BACKBONE, get_backbone
-from pipeline.canary import check_canary
+from pipeline.backbones import DEFAULT_BACKBONE, MOMENTS, get_backbone
+from pipeline.engine_files import MOMENTS_FILE, TAPS_FILE
 from pipeline.errors import DamagedError, DataError, UsageError
 from pipeline.fingerprint import fingerprint
 from pipeline.manifest import Picture, build_manifest
@@ -29,7 +31,6 @@ from pipeline.record import build_record, plan_part
 from pipeline.split import sample_images
 from pipeline.types import (
     BackboneSpec,
-    FeatureBlock,
     Image,
     Manifest,
     ModelRef,
@@ -42,19 +43,19 @@ from pipeline.types import (
 from storage.bundles import MODEL_FILE, write_bundle_files
 from storage.dataset import list_dataset
 from storage.digests import DigestMemory
-from storage.engines import find_engine, new_engine
 from storage.features import FeatureStore
 from storage.manifests import DatasetRef, dataset_name, parse_dataset_name, read_manifest, write_manifest
 from storage.models import find_by_request, new_version
 from storage.records import find_record, write_record
 from storage.workspace import Workspace
 
+log = logging.getLogger(__name__)
+
 SCHEMA_VERSION = 1
 NUM_SAMPLED = 104  # pictures that similarity is measured on; between samples of 100, D_BN moves by 0.003 (one sigma)
 NUM_CERTIFIED = 8  # pictures on which a delivered model is compared with the cached path
 SIMILARITY_VERSION = 1  # raised when a change of ours gives another distance for the same pictures
 HEAD_VERSION = 1  # raised when a change of ours gives another model for the same features
-ENGINE_VERSION = 1  # raised when a change of ours compiles another network from the same backbone
 
 Call = Callable[..., Any]  # runs a step: as it is, or wrapped in a Prefect task
 
@@ -93,18 +94,22 @@ def onboard(request: Request, progress: Progress | None = None, call: Call = pla
     Returns the document that `headstart onboard --json` prints.
     """
     spec = get_backbone(request.backbone)
-    with stopwatch.running():
+
+    def run() -> tuple[DatasetRef, Plan, Extracted, ModelRef]:
         dataset = call(scan, request)
         plan = call(plan_dataset, request.workspace, dataset, spec.name)
+        extracted = call(extract, request.workspace, dataset, spec.name, progress)
+        return dataset, plan, extracted, call(train, request.workspace, dataset, plan, extracted)
+
+    with stopwatch.running():
         try:
-            extracted = call(extract, request.workspace, dataset, spec.name, progress)
-            model = call(train, request.workspace, dataset, plan, extracted)
-        except DamagedError:
-            # what was damaged is set aside by now, so one more pass computes just those rows
-            extracted = call(extract, request.workspace, dataset, spec.name, progress)
-            model = call(train, request.workspace, dataset, plan, extracted)
+            dataset, plan, extracted, model = run()
+        except DamagedError as error:
+            # what was damaged is set aside by now, so that another round computes just those rows
+            log.warning("%s Going on without what is damaged.", error)
+            dataset, plan, extracted, model = run()
         seconds = stopwatch.seconds()
-    return _onboarded(dataset, spec, plan, extracted, model, seconds)
+    return _onboarded(request, dataset, spec, plan, extracted, model, seconds)
 
 
 def plan_only(request: Request) -> dict[str, Any]:
@@ -181,16 +186,12 @@ def plan_dataset(workspace_root: str, dataset: DatasetRef, backbone: str) -> Pla
             "version": SIMILARITY_VERSION,
         }
     )
-    value = find_record(workspace, "similarity", key)
-    if value is None:
-        folder = backbone_engine(workspace, spec)
-        with stage("measure"):
-            from pipeline.measure import measure_images
-
-            measured = measure_images(sample, reader(manifest), spec.recipe, folder)
-            value = asdict(measured)
-            write_record(workspace, "similarity", key, value)
-    similarity = Similarity(**value)
+    if value := find_record(workspace, "similarity", key):
+        similarity = Similarity(**value)
+    else:
+        similarity, whole = _measure(workspace, manifest, spec, sample)
+        if whole:
+            write_record(workspace, "similarity", key, asdict(similarity))
     size = measure_size([image.label for image in train_images], len(manifest.classes), similarity.verdict)
     return plan_case(similarity, size, spec.name, spec.taps)
 
@@ -207,9 +208,9 @@ def extract(workspace_root: str, dataset: DatasetRef, backbone: str, progress: P
         num_computed = 0
         if missing:
             images = [image for image in manifest.images if image.digest in missing]
-            folder = backbone_engine(workspace, spec)
+            network = backbone_engine(workspace, spec) / TAPS_FILE
             with stage("extract"):
-                for block in _compute(store, images, manifest, spec, folder, progress or Quiet()):
+                for block in compute(store, images, manifest, network, progress or Quiet()):
                     num_computed += len(block.digests)
                     unread += block.unread
         undecodable = store.rejects(digests)
@@ -268,49 +269,29 @@ def train(workspace_root: str, dataset: DatasetRef, plan: Plan, extracted: Extra
 # ── what the steps share ─────────────────────────────────────────────────────────────────────────
 
 
-def _compute(
-    store: FeatureStore,
-    images: list[Image],
-    manifest: Manifest,
-    spec: BackboneSpec,
-    folder: Path,
-    progress: Progress,
-) -> Iterator[FeatureBlock]:
-    """Run images through the network and store what comes out, block by block."""
-    from pipeline.extract import canary_block, extract_features, load_engine
+def _measure(
+    workspace: Workspace, manifest: Manifest, spec: BackboneSpec, sample: Sequence[Image]
+) -> tuple[Similarity, bool]:
+    """Measure similarity on a sample; False if some of it could not be read just now.
 
-    engine = load_engine(folder)
-    canary = canary_block(spec.recipe, engine)
-    store.write_canary(canary)  # the first machine's stays
-    if stored := store.read_canary():
-        check_canary(canary, stored)
-    progress.start("extract", len(images))
-    try:
-        for block in extract_features(images, reader(manifest), spec.recipe, engine):
-            store.append(block)
-            progress.advance(len(block.digests) + len(block.rejected) + len(block.unread))
-            yield block
-        store.commit()
-    finally:
-        progress.finish()
+    Moments are kept like features: of a sample that grew, only what is new is run.
+    """
+    digests = [image.digest for image in sample]
+    folder = backbone_engine(workspace, spec)
+    with stage("measure"), FeatureStore(workspace, spec.moment_space()) as store:
+        from pipeline.measure import compare_moments
 
-
-def backbone_engine(workspace: Workspace, spec: BackboneSpec) -> Path:
-    """Find the compiled network of a backbone, or compile it: the only use of TensorFlow before delivery."""
-    engine_id = fingerprint({"space": spec.space().id, "openvino": version("openvino"), "version": ENGINE_VERSION})
-    if found := find_engine(workspace, engine_id):
-        return found
-    with stage("imports"):
-        from pipeline.conversion import convert_backbone
-    with stage("convert"), new_engine(workspace, engine_id) as folder:
-        convert_backbone(spec, folder)
-    return workspace.engine(engine_id)
-
-
-def reader(manifest: Manifest) -> Callable[[Image], bytes]:
-    """Return the function that reads an image's file."""
-    root = Path(manifest.root)
-    return lambda image: (root / image.path).read_bytes()
+        missing = set(store.missing(digests))
+        unread: set[str] = set()
+        if missing:
+            images = [image for image in sample if image.digest in missing]
+            for block in compute(store, images, manifest, folder / MOMENTS_FILE, Quiet()):
+                unread |= {item.path for item in block.unread}
+        left_out = store.rejects(digests)
+        readable = [i.digest for i in sample if i.digest not in left_out and i.path not in unread]
+        if not readable:
+            raise DataError(f"None of {len(sample)} sampled pictures could be decoded, so nothing can be measured.")
+        return compare_moments(store.read(readable, MOMENTS), folder), not unread
 
 
 def _read_taps(store: FeatureStore, images: Sequence[Image], taps: Sequence[str]) -> dict[str, Any]:
@@ -362,6 +343,7 @@ def _features_part(spec: BackboneSpec, extracted: Extracted) -> dict[str, Any]:
 
 
 def _onboarded(
+    request: Request,
     dataset: DatasetRef,
     spec: BackboneSpec,
     plan: Plan,
@@ -373,6 +355,7 @@ def _onboarded(
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": dataset.name,
+        "workspace": request.workspace,
         **plan_part(plan),
         "reasons": [*plan.reasons, *model.record["head"]["reasons"]],
         "features": _features_part(spec, extracted),

@@ -10,6 +10,7 @@ from pipeline.types import BackboneSpec, Recipe, Tap
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 TOP = "top"
+MOMENTS = "moments"
 GRID_CELLS = 3 * 3
 
 
@@ -36,6 +37,8 @@ BACKBONES: dict[str, BackboneSpec] = {
                 {"stage3": (80, False), "stage4": (112, True), "stage5": (192, True), "stage6": (320, True)},
                 top_dim=1280,
             ),
+            # 49 BatchNorm layers, 21,008 channels, mean and mean square of each
+            moments=Tap(MOMENTS, "every BatchNorm input", "gap", 2 * 21_008, 0),
         ),
     )
 }

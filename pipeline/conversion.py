@@ -10,17 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.backbones import MOMENTS
 from pipeline.canary import canary_pictures, relative_difference
-from pipeline.engine import (
-    BATCH,
-    CLASSIFIER_FILE,
-    MOMENTS,
-    MOMENTS_FILE,
-    PROBABILITIES,
-    STATISTICS_FILE,
-    TAPS_FILE,
-    Engine,
-)
+from pipeline.engine import BATCH, Engine
+from pipeline.engine_files import CLASSIFIER_FILE, MOMENTS_FILE, PROBABILITIES, STATISTICS_FILE, TAPS_FILE
 from pipeline.errors import NumericsError
 from pipeline.images import decode, prepare
 from pipeline.networks import load_backbone, moment_output, norm_statistics, tap_outputs

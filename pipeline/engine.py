@@ -17,14 +17,6 @@ from pipeline.types import Array, Pixels
 
 BATCH = 8  # rows of every compiled network; measured best of 4..32 on 2 cores, within 10 % on others
 
-# what `pipeline.conversion` writes into an engine folder
-TAPS_FILE = "taps.xml"
-MOMENTS_FILE = "moments.xml"
-MOMENTS = "moments"  # the one output of MOMENTS_FILE
-STATISTICS_FILE = "statistics.npz"  # per BatchNorm layer: moving mean, moving variance, epsilon
-CLASSIFIER_FILE = "classifier.xml"
-PROBABILITIES = "probabilities"  # the one output of CLASSIFIER_FILE
-
 Tag = TypeVar("Tag")
 
 # float32 everywhere: a CPU with AMX would otherwise answer in bfloat16, and features would not be portable.

@@ -6,21 +6,15 @@ Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.canary import canary_pictures
 from pipeline.decoding import Decoded, ReadImage, decode_images
-from pipeline.engine import BATCH, TAPS_FILE, Engine
+from pipeline.engine import BATCH, Engine
 from pipeline.fingerprint import digest
 from pipeline.images import decode, prepare
 from pipeline.types import FeatureBlock, Image, Pixels, Recipe, Rejected
-
-
-def load_engine(folder: Path) -> Engine:
-    """Compile the network that computes every tap of a backbone."""
-    return Engine.load(folder / TAPS_FILE)
 
 
 def extract_features(

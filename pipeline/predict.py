@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.decoding import batched, work_ahead
-from pipeline.engine import BATCH, CLASSIFIER_FILE, PROBABILITIES, Engine
+from pipeline.engine import BATCH, Engine
+from pipeline.engine_files import CLASSIFIER_FILE, PROBABILITIES
 from pipeline.errors import ImageError
 from pipeline.images import decode, prepare
 from pipeline.types import Array, Pixels, Prediction, Recipe

@@ -58,14 +58,17 @@ class BackboneSpec:
     weights_sha256: str
     recipe: Recipe
     taps: tuple[Tap, ...]  # shallow to deep, "top" last
+    moments: Tap  # first and second moments of every BatchNorm layer's input, for similarity
 
     def space(self) -> Space:
-        return Space(
-            backbone=self.name,
-            weights_sha256=self.weights_sha256,
-            recipe=self.recipe,
-            taps=self.taps,
-        )
+        return Space(self.name, self.weights_sha256, self.recipe, self.taps)
+
+    def moment_space(self) -> Space:
+        """The moments are a feature family of their own: a second network computes them, for a sample only.
+
+        In float32: a variance is the small difference of two moments.
+        """
+        return Space(self.name, self.weights_sha256, self.recipe, (self.moments,), dtype="float32")
 
 
 @dataclass(frozen=True, slots=True)

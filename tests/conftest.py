@@ -131,6 +131,7 @@ def engine_folder(spec, tmp_path_factory):
 @pytest.fixture(scope="session")
 def engine(engine_folder):
     """The compiled network of all taps."""
-    from pipeline.extract import load_engine
+    from pipeline.engine import Engine
+    from pipeline.engine_files import TAPS_FILE
 
-    return load_engine(engine_folder)
+    return Engine.load(engine_folder / TAPS_FILE)

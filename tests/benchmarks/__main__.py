@@ -20,10 +20,11 @@ import numpy as np
 from PIL import Image as Pillow
 from sklearn.datasets import load_sample_images
 
-from flows import steps
+from flows import forward, steps
 from pipeline.backbones import get_backbone
 from pipeline.decoding import decode_images
-from pipeline.engine import BATCH, TAPS_FILE, Engine
+from pipeline.engine import BATCH, Engine
+from pipeline.engine_files import TAPS_FILE
 from pipeline.fingerprint import digest
 from pipeline.networks import load_backbone, tap_outputs
 from pipeline.quiet_keras import keras
@@ -102,7 +103,7 @@ def measure(folder: Path) -> list[dict[str, object]]:
 
     compiled = scratch / "compiled"
     steps.onboard(steps.Request(str(photos), str(compiled)))  # compiles the network once
-    engine_folder = steps.backbone_engine(Workspace.open(compiled), SPEC)
+    engine_folder = forward.backbone_engine(Workspace.open(compiled), SPEC)
     numbers = iter(range(10_000))
 
     def fresh_workspace() -> Path:

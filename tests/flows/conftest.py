@@ -32,11 +32,11 @@ def first_run(tmp_path_factory):
 
 @pytest.fixture
 def again(first_run, tmp_path):
-    """Copies of the onboarded dataset and its workspace, to be changed: `folder`, `workspace`."""
+    """Copies of the onboarded dataset and its workspace, to be changed: `folder`, `workspace`; `document` as it was."""
     folder, workspace = tmp_path / "shapes", tmp_path / "workspace"
     shutil.copytree(first_run.folder, folder)
     shutil.copytree(first_run.workspace, workspace, copy_function=_link_or_copy)
-    return SimpleNamespace(folder=folder, workspace=workspace)
+    return SimpleNamespace(folder=folder, workspace=workspace, document=first_run.document)
 
 
 @pytest.fixture

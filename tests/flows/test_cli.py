@@ -14,7 +14,7 @@ import pytest
 
 from flows import steps
 from flows.settings import workspace_root
-from pipeline.backbones import get_backbone
+from pipeline.backbones import DEFAULT_BACKBONE, get_backbone
 from storage.features import FeatureStore
 from storage.workspace import Workspace
 from tests import factories
@@ -181,8 +181,10 @@ def test_what_a_workspace_holds_is_listed(headstart, first_run):
 
     (dataset,) = (row for row in listed("datasets") if row["name"] == "shapes")
     assert (dataset["num_images"], dataset["num_classes"]) == (24, 3)
-    (space,) = listed("features")
-    assert (space["space"], space["num_images"] >= 24) == (get_backbone(space["backbone"]).space().id, True)
+    spec = get_backbone(DEFAULT_BACKBONE)
+    spaces = {row["space"]: row["num_images"] for row in listed("features")}
+    assert set(spaces) == {spec.space().id, spec.moment_space().id}
+    assert spaces[spec.space().id] >= 24
     assert "shapes@1" in [row["model"] for row in listed("models")]
 
 

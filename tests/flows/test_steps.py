@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from flows import steps
-from pipeline.backbones import get_backbone
+from pipeline.backbones import DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import DataError
 from storage.manifests import read_manifest
 from storage.workspace import Workspace
@@ -203,7 +203,8 @@ def test_a_picture_moved_to_another_class_computes_nothing_but_makes_a_new_model
 
 @heavy
 def test_damaged_features_are_computed_again(again):
-    shard = max(again.workspace.rglob("*.h5"), key=lambda path: path.stat().st_size)
+    space = again.document["features"]["space"]
+    shard = max(again.workspace.glob(f"spaces/{space}/??/*.h5"), key=lambda path: path.stat().st_size)
     data = bytearray(shard.read_bytes())
     data[4096::64] = bytes(255 - value for value in data[4096::64])  # in the rows of every tap
     shard.unlink()  # a link to the first run's
@@ -257,7 +258,7 @@ def test_a_plan_needs_no_features_and_trains_nothing(warm_workspace, tiny_datase
     assert document["similarity"]["num_images"] == document["size"]["num_train"]
     assert document["reasons"]
     assert not list(warm_workspace.glob("models/*"))
-    assert not list(warm_workspace.rglob("*.h5"))
+    assert not list(warm_workspace.glob(f"spaces/{get_backbone(DEFAULT_BACKBONE).space().id}/??/*.h5"))
 
 
 @heavy
@@ -267,3 +268,15 @@ def test_pictures_that_all_turn_out_broken_are_an_error_of_the_data(warm_workspa
         path.write_bytes(path.read_bytes()[:3000])  # their headers are good
     with pytest.raises(DataError, match="None of"):
         steps.onboard(steps.Request(str(tmp_path / "cut"), str(warm_workspace)))
+
+
+@heavy
+def test_a_sample_that_grew_is_not_measured_again(again):
+    spec = get_backbone(DEFAULT_BACKBONE)
+    moments = again.workspace / "spaces" / spec.moment_space().id
+    before = {path.name for path in moments.glob("??/*.h5")}
+    (again.folder / "class0" / "001.png").rename(again.folder / "class1" / "moved.png")
+    for path in again.workspace.glob("similarity/*.json"):
+        path.unlink()  # so that it must be worked out anew, from stored moments
+    assert run(again)["similarity"] == again.document["similarity"]
+    assert {path.name for path in moments.glob("??/*.h5")} == before
