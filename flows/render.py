@@ -18,17 +18,11 @@ from rich.text import Text
 
 from flows.progress import Lines
 from flows.settings import workspace_root
+from pipeline.plan import describe_case
 from pipeline.types import Prediction, Progress
 
 WIDTH_OF_FILES = 240  # characters
 NUM_NAMED = 10  # rejected files named on the terminal; the report has more
-
-_CASES = {
-    1: "small, similar to what the backbone has seen",
-    2: "small, different from what the backbone has seen",
-    3: "large, similar to what the backbone has seen",
-    4: "large, different from what the backbone has seen",
-}
 
 
 class _Bar:
@@ -66,7 +60,7 @@ def progress() -> Progress:
 def planned(document: Mapping[str, Any]) -> None:
     """Print a plan: the case, and why."""
     size, similarity, case = document["size"], document["similarity"], document["case"]
-    _say(f"{document['dataset']}: case {case} ({_CASES[case]}), strategy {document['strategy']}", style="bold")
+    _say(f"{document['dataset']}: case {case} ({describe_case(case)}), strategy {document['strategy']}", style="bold")
     _say(
         f"{size['num_train']:,} training pictures, {size['num_classes']} classes, smallest {size['smallest_class']}; "
         f"D_BN {similarity['distance']:.3f} (early {similarity['early']:.3f}, middle {similarity['middle']:.3f}, "

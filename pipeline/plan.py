@@ -110,6 +110,18 @@ def plan_case(similarity: Similarity, size: Size, backbone_name: str, taps: tupl
     )
 
 
+def describe_case(number: int) -> str:
+    """Say what a case is.
+
+    >>> describe_case(2)
+    'small, different from what the backbone has seen'
+    """
+    (large, similar) = next(key for key, case in CASES.items() if case.number == number)
+    return (
+        f"{'large' if large else 'small'}, {'similar to' if similar else 'different from'} what the backbone has seen"
+    )
+
+
 def _large_from(verdict: SimilarityVerdict) -> int:
     return LARGE_FROM_SIMILAR if verdict == "similar" else LARGE_FROM_DIFFERENT
 

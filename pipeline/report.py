@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.plan import describe_case
+
 MAX_ROWS = 50  # of tables that grow with the data
 MAX_CONFUSIONS = 10
 MAX_MATRIX_CLASSES = 15
@@ -56,7 +58,9 @@ def _title(record: Record) -> str:
 def _verdict(record: Record) -> str:
     sentences = []
     if "case" in record:
-        sentences.append(f"This is case {record['case']}; the strategy is {_text(record['strategy'])}.")
+        sentences.append(
+            f"Case {record['case']}: {describe_case(record['case'])}. The strategy is {_text(record['strategy'])}."
+        )
     if "metrics" in record:
         metrics = record["metrics"]
         low, high = metrics["accuracy_interval"]

@@ -109,7 +109,7 @@ def tables(page):
 def test_the_page_opens_with_the_model_and_the_verdict():
     page = render_report(a_record())
     assert page.startswith("# flowers\n\nModel flowers, version 3, made 2026-11-22T10:00:00+00:00.\n")
-    assert "This is case 2; the strategy is head-on-evidence." in page
+    assert "Case 2: small, different from what the backbone has seen. The strategy is head-on-evidence." in page
     assert "**Accuracy 91.7%** (95 % interval 88.0% to 94.3%) on 300 test pictures." in page
 
 
