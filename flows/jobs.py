@@ -2,13 +2,8 @@
 
 # no `from __future__ import annotations`: Prefect builds the parameter form from real types
 
-import os
 from collections.abc import Callable
 from typing import Any
-
-# before Prefect reads its settings: no telemetry, from us or through us
-os.environ.setdefault("DO_NOT_TRACK", "1")
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE

@@ -199,7 +199,8 @@ class _Walk:
     def _notes(self) -> Iterator[str]:
         filled = {(entry.split, entry.label) for entry in self._files}
         if self.num_strays:
-            yield f"{self.num_strays} files lie outside any class folder and are left out."
+            files = "1 file is" if self.num_strays == 1 else f"{self.num_strays} files are"
+            yield f"{files} left out, outside any class folder."
         for split, labels in self._classes.items():
             where = f" in {split}" if split else ""
             if empty := [label for label in labels if (split, label) not in filled]:

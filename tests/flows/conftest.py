@@ -62,8 +62,6 @@ def prefect_server(tmp_path_factory):
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
         from prefect.testing.utilities import prefect_test_harness
 
-        import flows.jobs  # noqa: F401  sets the telemetry switches before Prefect reads its settings
-
         # heartbeats cost a second a flow run
         with (
             prefect_test_harness(server_startup_timeout=120),

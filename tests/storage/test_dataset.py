@@ -158,7 +158,7 @@ def test_names_that_are_not_utf8_are_kept(tree):
 def test_stray_files_and_empty_folders_are_noted(tree):
     listing = list_dataset(tree("a/x", "b/x", "README.md", "labels.csv", "empty/", *(f"e{n}/" for n in range(6))))
     assert listing.notes == [
-        "2 files lie outside any class folder and are left out.",
+        "2 files are left out, outside any class folder.",
         "Class folders without files: 'e0', 'e1', 'e2', 'e3', 'e4' and 2 more.",
     ]
 
