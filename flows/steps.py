@@ -31,6 +31,8 @@ from pipeline.record import build_record, plan_part
 from pipeline.split import sample_images
 from pipeline.types import (
     BackboneSpec,
+    Digest,
+    FileEntry,
     Image,
     Manifest,
     ModelRef,
@@ -142,31 +144,12 @@ def scan(request: Request) -> DatasetRef:
         workspace = Workspace.open(request.workspace)
         root = str(Path(request.folder).resolve())
         walked = list_dataset(root)
-        memory = DigestMemory(workspace)
-        known = memory.recall(root, walked.files, request.rehash)
-        unread: dict[str, str] = {}
-        fresh = [entry for entry in walked.files if entry.path not in known]
-        if fresh:
-            from pipeline.decoding import identify_files
-
-            seen_ns = time.time_ns()
-            learned = {}
-            for item in identify_files(root, fresh):
-                if item.digest or item.final:
-                    learned[item.entry.path] = (item.entry, item.digest or item.reason)
-                else:
-                    unread[item.entry.path] = item.reason
-            memory.remember(root, learned, seen_ns)
-            known |= {path: found for path, (_, found) in learned.items()}
-        reasons = unread | {path: found for path, found in known.items() if isinstance(found, str)}
+        digests, unusable = _identify(workspace, root, walked.files, request.rehash)
         manifest = build_manifest(
             name or dataset_name(Path(root).name),
             root,
-            [Picture(entry, found) for entry in walked.files if isinstance(found := known.get(entry.path), bytes)],
-            sorted(
-                [*walked.rejected, *(Rejected(path, reason) for path, reason in reasons.items())],
-                key=lambda item: item.path,
-            ),
+            [Picture(entry, digests[entry.path]) for entry in walked.files if entry.path in digests],
+            sorted([*walked.rejected, *unusable], key=lambda item: item.path),
             walked.notes,
         )
         return write_manifest(workspace, manifest, rebind=name is not None)
@@ -267,6 +250,30 @@ def train(workspace_root: str, dataset: DatasetRef, plan: Plan, extracted: Extra
 
 
 # ── what the steps share ─────────────────────────────────────────────────────────────────────────
+
+
+def _identify(
+    workspace: Workspace, root: str, files: Sequence[FileEntry], rehash: bool
+) -> tuple[dict[str, Digest], list[Rejected]]:
+    """Find the digest of every file that is a picture; those that did not change are not opened."""
+    memory = DigestMemory(workspace)
+    known = memory.recall(root, files, rehash)
+    unread: list[Rejected] = []
+    if fresh := [entry for entry in files if entry.path not in known]:
+        from pipeline.decoding import identify_files
+
+        seen_ns = time.time_ns()
+        learned: dict[str, tuple[FileEntry, Digest | str]] = {}
+        for item in identify_files(root, fresh):
+            if item.digest or item.final:
+                learned[item.entry.path] = (item.entry, item.digest or item.reason)
+            else:
+                unread.append(Rejected(item.entry.path, item.reason))
+        memory.remember(root, learned, seen_ns)
+        known |= {path: found for path, (_, found) in learned.items()}
+    digests = {path: found for path, found in known.items() if isinstance(found, bytes)}
+    reasons = [Rejected(path, found) for path, found in known.items() if isinstance(found, str)]
+    return digests, unread + reasons
 
 
 def _measure(
