@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.arithmetic import conv_output_size
+from pipeline.arithmetic import conv_output_size, conv_parameters, dense_parameters
 from pipeline.quiet_keras import keras
 from pipeline.types import Tap
 
@@ -45,13 +45,16 @@ def inspect_network(network: keras.Model, taps: Sequence[Tap]) -> list[LayerRow]
 def _arithmetic(layer: keras.layers.Layer) -> str:
     if isinstance(layer, layers.DepthwiseConv2D):
         kernel, depth = layer.kernel_size[0], layer.input.shape[-1]
-        return f"{kernel}·{kernel}·{depth}{_plus_bias(layer, depth)}; {_sizes(layer)}"
+        number = conv_parameters(depth, kernel, 1, bias=layer.use_bias)  # every filter sees one channel
+        return f"{depth}·{kernel}·{kernel}·1{_plus_bias(layer, depth)} = {number:,}; {_sizes(layer)}"
     if isinstance(layer, layers.Conv2D):
         kernel, depth = layer.kernel_size[0], layer.input.shape[-1]
         product = f"{layer.filters}·{kernel}·{kernel}·{depth}{_plus_bias(layer, layer.filters)}"
-        return f"{product}; {_sizes(layer)}"
+        number = conv_parameters(layer.filters, kernel, depth, bias=layer.use_bias)
+        return f"{product} = {number:,}; {_sizes(layer)}"
     if isinstance(layer, layers.Dense):
-        return f"{layer.input.shape[-1]}·{layer.units}{_plus_bias(layer, layer.units)}"
+        number = dense_parameters(layer.units, layer.input.shape[-1], bias=layer.use_bias)
+        return f"{layer.input.shape[-1]}·{layer.units}{_plus_bias(layer, layer.units)} = {number:,}"
     if isinstance(layer, layers.BatchNormalization):
         return f"4·{layer.input.shape[-1]}"
     return ""

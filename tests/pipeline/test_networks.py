@@ -152,7 +152,8 @@ def test_the_layer_table_adds_up_to_the_network(backbone, spec):
     for row in rows:
         counted, _, sizes = row.arithmetic.partition("; ")
         if counted:
-            factors = counted.replace("·", "*").replace(" + ", "+")
-            assert eval(factors) == row.num_parameters, row
+            factors, _, total = counted.partition(" = ")
+            assert eval(factors.replace("·", "*")) == row.num_parameters, row
+            assert int(total.replace(",", "") or row.num_parameters) == row.num_parameters, row
         if sizes:
             assert int(sizes.rpartition("= ")[2]) == row.output_shape[0], row
