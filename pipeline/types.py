@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -36,6 +36,7 @@ class Recipe:
     depth: str = "16-bit-by-used-range"
     crop: str = "centre-square"
     resize: str = "bicubic-antialias-unrounded"
+    view: str = "original"  # or the name of a deterministic augmented view of the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ class BackboneSpec:
     taps: tuple[Tap, ...]  # shallow to deep, "top" last
     moments: Tap  # first and second moments of every BatchNorm layer's input, for similarity
 
-    def space(self) -> Space:
-        return Space(self.name, self.weights_sha256, self.recipe, self.taps)
+    def space(self, view: str = "original") -> Space:
+        return Space(self.name, self.weights_sha256, replace(self.recipe, view=view), self.taps)
 
     def moment_space(self) -> Space:
         """The moments are a feature family of their own: a second network computes them, for a sample only.
