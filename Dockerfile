@@ -1,4 +1,4 @@
-# One image for the command line and for Prefect workers, CPU. Embedded weights are inside: it needs no network.
+# One image for the command line, Prefect workers and Dask workers, CPU. Embedded weights are inside: it needs no network.
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md ./
@@ -6,7 +6,7 @@ COPY pipeline pipeline
 COPY storage storage
 COPY flows flows
 RUN python -m venv /opt/headstart \
- && /opt/headstart/bin/pip install --no-cache-dir --quiet -c constraints.txt .
+ && /opt/headstart/bin/pip install --no-cache-dir --quiet -c constraints.txt '.[dask]'
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 headstart \

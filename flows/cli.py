@@ -5,18 +5,19 @@ Data go to stdout (with --json exactly one JSON object), everything else to stde
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from flows.settings import HOME_VARIABLE, workspace_root
-from pipeline.backbones import BACKBONES, DEFAULT_BACKBONE, get_backbone
-from pipeline.errors import DataError, HeadstartError, UsageError
+from pipeline.backbones import DEFAULT_BACKBONE, check_backbone
+from pipeline.errors import DamagedError, DataError, HeadstartError, UnknownNameError, UsageError
 
 EPILOG = "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 7 no server, 130 interrupted."
 
@@ -36,12 +37,35 @@ WorkspaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the dataset (default: the folder's).")]
-BackboneOption = Annotated[str, typer.Option("--backbone", "-b", help=f"One of: {', '.join(BACKBONES)}.")]
+ANY_BACKBONE = f"{DEFAULT_BACKBONE}, or a network of keras.applications such as resnet50."
+BackboneOption = Annotated[str, typer.Option("--backbone", "-b", help=ANY_BACKBONE)]
 RehashOption = Annotated[bool, typer.Option("--rehash", help="Read every file again, whatever its size and time say.")]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", help="Of a backbone that is not embedded: imagenet (downloaded by Keras), none, or a file."
+    ),
+]
+RecipeOption = Annotated[
+    Literal["exact", "scaled"],
+    typer.Option("--recipe", help="scaled: decode large JPEGs smaller; faster, slightly other numbers."),
+]
+ViewsOption = Annotated[
+    int, typer.Option("--views", min=0, max=64, help="Augmented views of each training picture to cache and train on.")
+]
+RunnerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--runner",
+        metavar="dask[=ADDRESS]",
+        help="Extract on a Dask cluster, or without ADDRESS on processes of this machine. "
+        "Workspace and pictures must be on storage that all workers share.",
+    ),
+]
 FolderArgument = Annotated[
     str, typer.Argument(metavar="DIR", help="A folder per class, or train/val/test folders of such.")
 ]
-BackboneArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(BACKBONES)}.")]
+BackboneArgument = Annotated[str, typer.Argument(help=ANY_BACKBONE)]
 
 
 @app.callback()
@@ -57,13 +81,19 @@ def onboard(
     folder: FolderArgument,
     name: NameOption = None,
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    weights: WeightsOption = None,
+    recipe: RecipeOption = "exact",
+    views: ViewsOption = 0,
     rehash: RehashOption = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
+    runner: RunnerOption = None,
     submit: Annotated[bool, typer.Option("--submit", help="Hand the job to a Prefect server instead.")] = False,
 ) -> None:
     """Bring a folder of pictures to a trained model, a report and reasons."""
-    request = _request(folder, name, backbone, rehash, workspace)
+    if submit and runner:
+        raise UsageError("--submit and --runner exclude each other. Choose one.")
+    request = _request(folder, workspace, name, backbone, weights, recipe, views, rehash)
     from flows import render, steps
 
     if submit:
@@ -72,7 +102,7 @@ def onboard(
         submitted = submit_onboard(request)
         _print_json(submitted) if json else render.submitted(submitted)
         return
-    document = steps.onboard(request, render.progress())
+    document = steps.onboard(request, render.progress(), extract=_extract_step(runner))
     _print_json(document) if json else render.onboarded(document)
 
 
@@ -81,16 +111,42 @@ def plan(
     folder: FolderArgument,
     name: NameOption = None,
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    weights: WeightsOption = None,
+    recipe: RecipeOption = "exact",
     rehash: RehashOption = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure a folder of pictures and say what would be done, and why. Trains nothing."""
-    request = _request(folder, name, backbone, rehash, workspace)
+    request = _request(folder, workspace, name, backbone, weights, recipe, rehash=rehash)
     from flows import render, steps
 
     document = steps.plan_only(request)
     _print_json(document) if json else render.planned(document)
+
+
+@app.command()
+def extract(
+    folder: FolderArgument,
+    name: NameOption = None,
+    backbone: BackboneOption = DEFAULT_BACKBONE,
+    weights: WeightsOption = None,
+    recipe: RecipeOption = "exact",
+    views: ViewsOption = 0,
+    pack: Annotated[
+        str | None, typer.Option("--pack", help="Also write all features and labels to one new HDF5 file.")
+    ] = None,
+    rehash: RehashOption = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    runner: RunnerOption = None,
+) -> None:
+    """Compute the features of a folder of pictures that are not stored yet. Decides and trains nothing."""
+    request = _request(folder, workspace, name, backbone, weights, recipe, views, rehash)
+    from flows import render, steps
+
+    document = steps.extract_only(request, render.progress(), pack=pack, extract=_extract_step(runner))
+    _print_json(document) if json else render.extracted(document)
 
 
 @app.command()
@@ -156,13 +212,53 @@ def show(
 
 
 @app.command()
-def inspect(backbone: BackboneArgument, json: JsonOption = False) -> None:
+def inspect(backbone: BackboneArgument, weights: WeightsOption = None, json: JsonOption = False) -> None:
     """List a backbone's layers: output shapes, parameters, their arithmetic, and the taps features are read at."""
-    spec = get_backbone(backbone)
+    check_backbone(backbone, weights)
     from flows import listing, render
 
-    document = listing.inspect_backbone(spec)
+    document = listing.inspect_backbone(backbone, weights)
     _print_json(document) if json else render.inspected(document)
+
+
+@app.command()
+def verify(
+    recompute: Annotated[
+        int, typer.Option("--recompute", metavar="N", min=0, help="Also compute N stored rows again and compare them.")
+    ] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Which rows are recomputed (default: others each time).")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check every file and checksum of the workspace; set right what can be, report the rest. Exit code 5 if any."""
+    from flows import maintenance, render
+
+    document = maintenance.verify(str(workspace_root(workspace)), render.progress(), recompute, seed)
+    _print_json(document) if json else render.verified(document)
+    if num_found := len(document["findings"]):
+        raise DamagedError(f"Findings: {num_found}. Each says what is wrong, what was done about it and what is next.")
+
+
+@app.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without, only say what would go.")] = False,
+    older_than: Annotated[str, typer.Option("--older-than", metavar="SPAN", help="Only what is older, as 30d.")] = "0d",
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", metavar="SIZE", help="Only the oldest, until the workspace is below it, as 20GB."),
+    ] = None,
+    grace: Annotated[str, typer.Option("--grace", metavar="SPAN", help="Nothing younger is ever touched.")] = "24h",
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Find features and files that no dataset and no model needs. Removes nothing without --delete."""
+    from flows import maintenance, render
+
+    limits = maintenance.parse_limits(older_than, max_size, grace)
+    document = maintenance.gc(str(workspace_root(workspace)), limits, delete)
+    _print_json(document) if json else render.collected(document)
 
 
 @app.command()
@@ -200,11 +296,40 @@ def _stop_cleanly() -> None:
             signal.signal(number, leave)
 
 
-def _request(folder: str, name: str | None, backbone: str, rehash: bool, workspace: str | None) -> Any:
-    get_backbone(backbone)  # answered before anything is read
+def _request(
+    folder: str,
+    workspace: str | None,
+    name: str | None,
+    backbone: str,
+    weights: str | None,
+    recipe: str,
+    views: int = 0,
+    rehash: bool = False,
+) -> Any:
+    check_backbone(backbone, weights)  # answered before anything is read
     from flows.steps import Request
 
-    return Request(folder, str(workspace_root(workspace)), name, backbone, rehash)
+    return Request(folder, str(workspace_root(workspace)), name, backbone, weights, recipe, views, rehash)
+
+
+def _extract_step(runner: str | None) -> Any:
+    """Choose where features are computed; a runner that cannot be had is answered before anything is read."""
+    if runner is None:
+        from flows.extraction import extract
+
+        return extract
+    kind, equals, address = runner.partition("=")
+    if kind != "dask":
+        raise UnknownNameError("runner", kind, ["dask"])
+    if equals and not address.strip():
+        raise UsageError("--runner dask= names no scheduler. Give its address, or write --runner dask alone.")
+    if importlib.util.find_spec("prefect_dask") is None:
+        raise UsageError(
+            "--runner dask needs the extra headstart[dask], which is not installed. Run: pip install prefect-dask"
+        )
+    from flows.cluster import extract_on
+
+    return extract_on(address or None, lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.types import BackboneSpec
+from pipeline.backbones import BACKBONES, get_backbone
 from storage import manifests, models
 from storage.bundles import REPORT_FILE
 from storage.features import FeatureStore
@@ -76,11 +76,13 @@ def show_model(workspace_root: str, model: str) -> tuple[dict[str, Any], str]:
     return dict(ref.record), (Path(ref.path) / REPORT_FILE).read_text(encoding="utf-8")
 
 
-def inspect_backbone(spec: BackboneSpec) -> dict[str, Any]:
-    """Describe a backbone: its layers with shapes and parameters, and its taps."""
+def inspect_backbone(name: str, weights: str | None) -> dict[str, Any]:
+    """Describe a backbone: its layers with shapes and parameters, and its taps; by default without loading weights."""
+    from pipeline.applications import describe_application
     from pipeline.inspection import inspect_network
     from pipeline.networks import load_backbone
 
+    spec = get_backbone(name) if name in BACKBONES else describe_application(name, weights or "none")
     network = load_backbone(spec)
     return {
         "backbone": spec.name,

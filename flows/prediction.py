@@ -53,15 +53,20 @@ def files_below(paths: Iterable[str]) -> Iterator[str]:
                     yield os.path.join(folder, name)
 
 
-def _classifier_engine(workspace: Workspace, ref: ModelRef, recipe: Recipe) -> Path:
-    """Find the compiled network of a model, or compile it: the only use of TensorFlow in prediction."""
-    engine_id = fingerprint(
+def classifier_engine_id(ref: ModelRef) -> str:
+    """Name a model's compiled network: another model, or another OpenVINO, has another one."""
+    return fingerprint(
         {
             "model": ref.record["files"][MODEL_FILE],
             "openvino": version("openvino"),
             "version": ENGINE_VERSION,
         }
     )
+
+
+def _classifier_engine(workspace: Workspace, ref: ModelRef, recipe: Recipe) -> Path:
+    """Find the compiled network of a model, or compile it: the only use of TensorFlow in prediction."""
+    engine_id = classifier_engine_id(ref)
     if found := find_engine(workspace, engine_id):
         return found
 

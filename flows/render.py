@@ -26,7 +26,7 @@ NUM_NAMED = 10  # rejected files named on the terminal; the report has more
 
 
 class _Bar:
-    """A progress bar with images a second and time left."""
+    """A progress bar with rate and time left."""
 
     def start(self, stage: str, total: int) -> None:
         self._bar = RichProgress(
@@ -43,7 +43,7 @@ class _Bar:
     def advance(self, num_done: int) -> None:
         self._bar.advance(self._task, num_done)
         if speed := self._bar.tasks[0].speed:
-            self._bar.update(self._task, rate=f"{speed:.0f} images/s")
+            self._bar.update(self._task, rate=f"{speed:.0f}/s")
 
     def finish(self) -> None:
         self._bar.stop()
@@ -77,23 +77,72 @@ def onboarded(document: Mapping[str, Any]) -> None:
     features, metrics, model = document["features"], document["metrics"], document["model"]
     low, high = metrics["accuracy_interval"]
     _say()
-    _say(
-        f"features: {features['num_computed']:,} computed, {features['num_reused']:,} reused, "
-        f"{features['num_rejected']:,} rejected"
-    )
+    _say_features(features)
     _say(
         f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) on {metrics['num_images']:,} "
         f"{metrics['split']} pictures; balanced {metrics['balanced_accuracy']:.3f}, "
         f"macro F1 {metrics['macro_f1']:.3f}, log loss {metrics['log_loss']:.3f}, "
         f"calibration error {metrics['ece']:.3f}"
     )
-    seconds = dict(document["seconds"])
-    total = seconds.pop("total")
-    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if value >= 0.05)
-    _say(f"seconds: {total:.1f} ({parts})")
+    _say_seconds(document["seconds"])
     _say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
     where = "" if document["workspace"] == str(workspace_root(None)) else f" --workspace {quote(document['workspace'])}"
     _say(f"next: headstart show {model['name']}{where}; headstart predict {model['name']} PICTURE...{where}")
+
+
+def extracted(document: Mapping[str, Any]) -> None:
+    """Print what the feature store has of a dataset now."""
+    features = document["features"]
+    views = f", {features['num_views']} augmented views of each training picture" if features["num_views"] else ""
+    _say(
+        f"{document['dataset']}: {features['num_images']:,} pictures{views} in space {features['space']}", style="bold"
+    )
+    _say_features(features)
+    _say_problems(document["rejected"], [])
+    _say_seconds(document["seconds"])
+    if pack := document.get("pack"):
+        _say(f"pack in {pack}")
+
+
+def verified(document: Mapping[str, Any]) -> None:
+    """Print what was checked, how near this machine comes to what is stored, and a line per finding."""
+    checked = ", ".join(f"{what} {number:,}" for what, number in document["checked"].items())
+    _say(f"checked {document['workspace']}: {checked or 'nothing is stored yet'}")
+    if recomputed := document.get("recomputed"):
+        _say(
+            f"recomputed {recomputed['num_rows']:,} of {recomputed['num_stored']:,} rows whose pictures datasets know "
+            f"(--seed {recomputed['seed']}); wanted: relative differences of at most {recomputed['tolerance']:.0e}"
+        )
+        worst = {row["space"]: row for row in sorted(recomputed["taps"], key=lambda row: row["largest_difference"])}
+        rows = [{**row, "largest_difference": f"{row['largest_difference']:.1e}"} for row in worst.values()]
+        table("largest difference of each space", rows)
+    for found in document["findings"]:
+        _say(f"{found['what']} {found['path']}: {found['problem']} {found['done']} {found['next']}")
+    if not document["findings"]:
+        _say("all is as it was written", style="bold")
+
+
+def collected(document: Mapping[str, Any]) -> None:
+    """Print what nothing needs, by kind and reason, and whether it is gone now."""
+    totals: dict[tuple[str, str], dict[str, Any]] = {}
+    for item in document["garbage"]:
+        new = {"kind": item["kind"], "files": 0, "rows": 0, "megabytes": 0.0, "oldest": item["written"]}
+        row = totals.setdefault((item["kind"], item["reason"]), new)
+        row["files"] += 1
+        row["rows"] += item["num_rows"]
+        row["megabytes"] += item["num_bytes"] / 1e6
+    if totals:
+        rows = [{**row, "megabytes": round(row["megabytes"], 1), "why": why} for (_, why), row in totals.items()]
+        table("removed" if document["deleted"] else "not needed", rows)
+    for reason in document["left_alone"]:
+        _say(f"left alone: {reason}")
+    size = f"{document['num_rows']:,} rows, {document['num_bytes'] / 1e6:,.1f} MB"
+    if not totals:
+        _say("everything is needed, or too young to go", style="bold")
+    elif document["deleted"]:
+        _say(f"removed {size}", style="bold")
+    else:
+        _say(f"could go: {size}; nothing was removed, --delete does it", style="bold")
 
 
 def submitted(document: Mapping[str, Any]) -> None:
@@ -122,6 +171,18 @@ def inspected(document: Mapping[str, Any]) -> None:
         "K filters of F x F on D_in channels have K·F·F·D_in + K parameters (the K biases only where there are any); "
         'stride S makes ⌈H/S⌉ of H with "same" padding, ⌈(H-F+1)/S⌉ with "valid".'
     )
+
+
+def _say_features(features: Mapping[str, Any]) -> None:
+    _say(
+        f"features: {features['num_computed']:,} computed, {features['num_reused']:,} reused, "
+        f"{features['num_rejected']:,} rejected"
+    )
+
+
+def _say_seconds(seconds: Mapping[str, float]) -> None:
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total" and value >= 0.05)
+    _say(f"seconds: {seconds['total']:.1f} ({parts})")
 
 
 def markdown(text: str) -> None:

@@ -27,3 +27,8 @@ def workspace_root(option: Path | str | None) -> Path:
     from platformdirs import user_data_path  # only here: 20 ms that a given workspace does not pay
 
     return user_data_path("headstart", appauthor=False)
+
+
+def visible_gpus() -> str | None:
+    """Return what CUDA_VISIBLE_DEVICES says, None where it is not set."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import Any
 
 from flows.steps import Request
@@ -36,13 +37,12 @@ def submit_onboard(request: Request) -> dict[str, Any]:
             raise ServerUnreachableError(
                 f"No Prefect server answers at {url} ({problem}). Start it, or leave --submit out to run here and now."
             )
-    parameters = {
+    parameters = asdict(request) | {
         "folder": os.path.abspath(request.folder),
-        "name": request.name,
-        "backbone": request.backbone,
         "workspace": os.path.abspath(request.workspace),
-        "rehash": request.rehash,
     }
+    if request.weights and os.path.isfile(request.weights):
+        parameters["weights"] = os.path.abspath(request.weights)
     try:
         run: Any = run_deployment(DEPLOYMENT, parameters={"params": parameters}, timeout=0, as_subflow=False)
     except ObjectNotFound as error:

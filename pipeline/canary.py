@@ -8,6 +8,7 @@ number tells: another JPEG library, a BLAS that rounds differently, a CPU that a
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,14 @@ def check_canary(found: FeatureBlock, stored: FeatureBlock) -> None:
                 f"{difference:.1e} from the features in the store, wanted at most {TOLERANCE:.0e}. Mixing them would "
                 "spoil the store. Install the versions in constraints.txt, or use another workspace."
             )
+
+
+def row_differences(found: FeatureBlock, wanted: Mapping[str, Array]) -> list[dict[str, float]]:
+    """Compare a block row by row with the rows wanted, tap -> (rows, dim): the relative difference of each tap."""
+    return [
+        {tap: relative_difference(found.taps[tap][row], wanted[tap][row]) for tap in wanted}
+        for row in range(len(found.digests))
+    ]
 
 
 def relative_difference(found: NDArray[np.float32], wanted: Array) -> float:

@@ -5,14 +5,14 @@ Heavy leaf: importing it loads TensorFlow and OpenVINO.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.backbones import MOMENTS
 from pipeline.canary import canary_pictures, relative_difference
-from pipeline.engine import BATCH, Engine
+from pipeline.engine import DEFAULT_TUNING, Engine
 from pipeline.engine_files import CLASSIFIER_FILE, MOMENTS_FILE, PROBABILITIES, STATISTICS_FILE, TAPS_FILE
 from pipeline.errors import NumericsError
 from pipeline.images import decode, prepare
@@ -25,10 +25,11 @@ TOLERANCE = 1e-4  # of an output's norm; measured with efficientnet_lite0: below
 
 
 def convert_backbone(spec: BackboneSpec, folder: Path) -> None:
-    """Write the engine files of a backbone into `folder`: all taps, BatchNorm moments, their statistics.
+    """Write the engine files of a backbone into `folder`: all taps, and BatchNorm moments with their statistics.
 
     Two networks, because reading BatchNorm inputs breaks the fusion of convolution and BatchNorm: the main
-    pass would lose 45 % of its speed. They are traced and converted as one, which halves the cost.
+    pass would lose 45 % of its speed. They are traced and converted as one, which halves the cost. The second
+    is written only for backbones that similarity is measured with.
 
     Raises
     ------
@@ -36,18 +37,15 @@ def convert_backbone(spec: BackboneSpec, folder: Path) -> None:
         When OpenVINO's outputs differ from Keras's by more than `TOLERANCE`.
     """
     backbone = load_backbone(spec)
-    outputs = {**tap_outputs(backbone, spec.taps), MOMENTS: moment_output(backbone)}
-    network = _convert(keras.Model(backbone.input, outputs), spec.recipe)
-    tap_names = {tap.name for tap in spec.taps}
-    _save(_with_outputs(network, tap_names), folder / TAPS_FILE)
-    _save(_with_outputs(network, {MOMENTS}), folder / MOMENTS_FILE)
-    arrays: dict[str, Any] = {
-        f"{index:03d}.{layer.name}": np.stack(
-            [layer.moving_mean, layer.moving_variance, np.full_like(layer.moving_mean, layer.epsilon)]
-        )
-        for index, layer in enumerate(norm_statistics(backbone))
-    }
-    np.savez(folder / STATISTICS_FILE, **arrays)
+    outputs = tap_outputs(backbone, spec.taps)
+    if spec.moments is None:
+        _save(_convert(keras.Model(backbone.input, outputs, name=spec.name), spec.recipe), folder / TAPS_FILE)
+        return
+    outputs[spec.moments.name] = moment_output(backbone)
+    network = _convert(keras.Model(backbone.input, outputs, name=spec.name), spec.recipe)
+    _save(_with_outputs(network, {tap.name for tap in spec.taps}), folder / TAPS_FILE)
+    _save(_with_outputs(network, {spec.moments.name}), folder / MOMENTS_FILE)
+    _write_statistics(backbone, folder / STATISTICS_FILE)
 
 
 def convert_classifier(pixels_to_probabilities: keras.Model, recipe: Recipe, folder: Path) -> None:
@@ -57,14 +55,14 @@ def convert_classifier(pixels_to_probabilities: keras.Model, recipe: Recipe, fol
 
 
 def _convert(network: keras.Model, recipe: Recipe) -> ov.Model:
-    """Convert a Keras network with named outputs, and compare the two on the built-in pictures."""
+    """Convert a Keras network with named outputs for batches of any size; compare the two on the built-in pictures."""
     call = tf.function(lambda pixels: network(pixels, training=False), autograph=False)
-    shape = tf.TensorSpec((BATCH, recipe.size, recipe.size, 3), tf.float32, name="pixels")
+    shape = tf.TensorSpec((None, recipe.size, recipe.size, 3), tf.float32, name="pixels")
     traced = call.get_concrete_function(shape)
     converted = ov.convert_model(traced)
     probe = probe_pixels(recipe)
     wanted = {name: np.asarray(values) for name, values in traced(tf.constant(probe)).items()}
-    found = Engine(converted).run(probe)
+    found = Engine(converted, replace(DEFAULT_TUNING, batch=len(probe))).run(probe)
     for name, values in wanted.items():
         difference = relative_difference(found[name], values)
         if not difference <= TOLERANCE:
@@ -76,9 +74,18 @@ def _convert(network: keras.Model, recipe: Recipe) -> ov.Model:
 
 
 def probe_pixels(recipe: Recipe) -> Pixels:
-    """Return the built-in pictures as one full batch of pixels."""
-    pictures = [prepare(decode(data), recipe) for data in canary_pictures()]
-    return np.stack([pictures[row % len(pictures)] for row in range(BATCH)])
+    """Return the built-in pictures as pixels."""
+    return np.stack([prepare(decode(data, recipe), recipe) for data in canary_pictures()])
+
+
+def _write_statistics(backbone: keras.Model, path: Path) -> None:
+    arrays: dict[str, Any] = {
+        f"{index:03d}.{layer.name}": np.stack(
+            [layer.moving_mean, layer.moving_variance, np.full_like(layer.moving_mean, layer.epsilon)]
+        )
+        for index, layer in enumerate(norm_statistics(backbone))
+    }
+    np.savez(path, **arrays)
 
 
 def _with_outputs(network: ov.Model, names: set[str]) -> ov.Model:

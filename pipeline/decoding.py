@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.augment import augmented
 from pipeline.errors import ImageError
 from pipeline.fingerprint import digest
 from pipeline.images import MAX_BYTES, decode, prepare, probe
+from pipeline.machine import usable_cores
 from pipeline.types import Digest, FileEntry, Image, Pixels, Recipe
 
-NUM_DECODERS = max(2, os.cpu_count() or 1)  # threads: Pillow releases the interpreter lock while it works
+NUM_DECODERS = max(2, usable_cores())  # threads: Pillow releases the interpreter lock while it works
 DECODE_AHEAD = 32  # pictures decoded but not yet run: 19 MB at 224 pixels
 
 Item = TypeVar("Item")
@@ -57,7 +58,7 @@ def decode_image(image: Image, read: ReadImage, recipe: Recipe) -> Decoded:
     if digest(data) != image.digest:
         return Decoded(image, reason="changed while the dataset was being read; run again")
     try:
-        return Decoded(image, prepare(decode(data), recipe))
+        return Decoded(image, prepare(augmented(decode(data, recipe), image.digest, recipe.view), recipe))
     except ImageError as error:
         return Decoded(image, reason=str(error), final=True)
 
@@ -82,14 +83,19 @@ def identify_file(root: str, entry: FileEntry) -> Identified:
     return Identified(entry, digest(data))
 
 
-def work_ahead(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
-    """Apply `work` in threads, at most DECODE_AHEAD items ahead of the reader; yields in order."""
-    with ThreadPoolExecutor(NUM_DECODERS, thread_name_prefix="decode") as pool:
+def work_ahead(
+    items: Iterable[Item],
+    work: Callable[[Item], Result],
+    num_threads: int = NUM_DECODERS,
+    num_ahead: int = DECODE_AHEAD,
+) -> Iterator[Result]:
+    """Apply `work` in threads, at most `num_ahead` items ahead of the reader; yields in order."""
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
         window: deque[Future[Result]] = deque()
         try:
             for item in items:
                 window.append(pool.submit(work, item))
-                if len(window) == DECODE_AHEAD:
+                if len(window) == num_ahead:
                     yield window.popleft().result()
             while window:
                 yield window.popleft().result()

@@ -87,7 +87,7 @@ def pixels_to_probabilities(model: keras.Model) -> keras.Model:
 
 
 def certify(
-    path: Path, images: Sequence[Image], read: ReadImage, probabilities: Array, rows: Sequence[int]
+    path: Path, images: Sequence[Image], read: ReadImage, recipe: Recipe, probabilities: Array, rows: Sequence[int]
 ) -> Certificate:
     """Load a delivered model from its file and compare it with the cached path on real pictures.
 
@@ -95,6 +95,8 @@ def certify(
     ----------
     images
         The pictures; one whose file is gone by now is passed over.
+    recipe
+        How they are decoded; what comes after that is inside the model.
     probabilities
         (n, classes) that the head gives on stored features.
     rows
@@ -106,12 +108,12 @@ def certify(
         When a probability differs by more than PROBABILITY_TOLERANCE, or no picture could be read.
     """
     model = read_model(path)
-    # in two steps, because the recipe takes pictures of any size one by one, and the network batches
-    recipe = keras.Model(model.input, model.get_layer(PIXELS).output)
+    # in two steps, because cropping and resizing take pictures of any size one by one, and the network batches
+    prepared = keras.Model(model.input, model.get_layer(PIXELS).output)
     pixels, expected = [], []
     for image, row in zip(images, rows, strict=True):
         with suppress(OSError, ImageError):
-            pixels.append(np.asarray(recipe(_as_batch(decode(read(image))))))
+            pixels.append(np.asarray(prepared(_as_batch(decode(read(image), recipe)))))
             expected.append(probabilities[row])
     if not pixels:
         raise NumericsError(f"None of {len(images)} pictures could be read to prove the model; run again.")

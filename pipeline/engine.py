@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,51 +16,70 @@ import numpy as np
 from pipeline.quiet_openvino import ov
 from pipeline.types import Array, Pixels
 
-BATCH = 8  # rows of every compiled network; measured best of 4..32 on 2 cores, within 10 % on others
-
 Tag = TypeVar("Tag")
 
 # float32 everywhere: a CPU with AMX would otherwise answer in bfloat16, and features would not be portable.
 _SETTINGS: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
 
 
-class Engine:
-    """A compiled network from (BATCH, size, size, 3) pixels to named float32 outputs.
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How an engine divides its work over a machine; it changes speed, and numbers by rounding only."""
 
-    Every batch is filled up to BATCH rows, so that a picture's numbers do not depend on its neighbours.
+    batch: int  # rows of every pass
+    streams: int  # passes at a time, 0 is OpenVINO's choice
+    threads: int  # of all passes together, 0 is OpenVINO's choice
+
+
+DEFAULT_TUNING = Tuning(batch=8, streams=0, threads=0)
+
+
+class Engine:
+    """A compiled network from (batch, size, size, 3) pixels to named float32 outputs.
+
+    Every batch is filled up to its full size, so that a picture's numbers do not depend on its neighbours.
     """
 
-    def __init__(self, network: ov.Model) -> None:
-        self._compiled = ov.Core().compile_model(network, "CPU", _SETTINGS)
+    def __init__(self, network: ov.Model, tuning: Tuning = DEFAULT_TUNING) -> None:
+        network = network.clone()  # what is compiled has a fixed batch, what we were given keeps its own
+        network.reshape([tuning.batch, *network.input().partial_shape[1:]])
+        settings = dict(_SETTINGS)
+        if tuning.streams:
+            settings["NUM_STREAMS"] = tuning.streams
+        if tuning.threads:
+            settings["INFERENCE_NUM_THREADS"] = tuning.threads
+        self._compiled = ov.Core().compile_model(network, "CPU", settings)
+        self.batch = tuning.batch
+        self.row_shape: tuple[int, ...] = tuple(self._compiled.input().shape)[1:]  # (size, size, 3)
         # one more than run at a time, so that none waits for us to fetch results and stack pixels
-        self._num_requests = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
+        self.num_requests: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
         self._names = [output.get_any_name() for output in self._compiled.outputs]
 
     @classmethod
-    def load(cls, path: Path) -> Engine:
+    def load(cls, path: Path, tuning: Tuning = DEFAULT_TUNING) -> Engine:
         """Compile a network that `pipeline.conversion` saved."""
-        return cls(ov.Core().read_model(path))
+        return cls(ov.Core().read_model(path), tuning)
 
     def run(self, pixels: Pixels) -> dict[str, Array]:
         """Run up to any number of rows and return (rows, dim) per output name."""
-        batches = (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
+        batches = (pixels[start : start + self.batch] for start in range(0, len(pixels), self.batch))
         results = [outputs for _, outputs in self.stream((None, batch) for batch in batches)]
         none = {name: np.empty((0, *self._compiled.output(name).shape[1:]), np.float32) for name in self._names}
         return {name: np.concatenate([none[name], *(result[name] for result in results)]) for name in self._names}
 
     def stream(self, batches: Iterable[tuple[Tag, Pixels]]) -> Iterator[tuple[Tag, Mapping[str, Array]]]:
-        """Run (tag, 1 to BATCH rows) batches, overlapped with whatever makes them; yields in their order.
+        """Run (tag, 1 to `batch` rows) batches, overlapped with whatever makes them; yields in their order.
 
         Requests are waited for in turn instead of through OpenVINO's callbacks: a callback's thread can hold
         the last reference to the network, and a network destroyed by its own thread aborts the process.
         """
-        idle = [self._compiled.create_infer_request() for _ in range(self._num_requests)]
+        idle = [self._compiled.create_infer_request() for _ in range(self.num_requests)]
         running: deque[tuple[Tag, int, ov.InferRequest]] = deque()
         for tag, pixels in batches:
             if not idle:
                 yield self._finish(running, idle)
             request = idle.pop()
-            request.start_async({0: _filled(pixels)})
+            request.start_async({0: filled(pixels, self.batch)})
             running.append((tag, len(pixels), request))
         while running:
             yield self._finish(running, idle)
@@ -74,6 +94,7 @@ class Engine:
         return tag, outputs
 
 
-def _filled(pixels: Pixels) -> Pixels:
-    missing = BATCH - len(pixels)
+def filled(pixels: Pixels, batch: int) -> Pixels:
+    """Repeat the last row until there are `batch` of them."""
+    missing = batch - len(pixels)
     return pixels if missing == 0 else np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])

@@ -13,12 +13,20 @@ number `t`, the prior's precision over the noise's, and the intercept integrated
 observations. Directions without features have `w = 0` and count for nothing; the public code adds their
 `log alpha` all the same, which biases comparisons between taps of different width.
 
+With augmented views a picture is a group of V rows: its original and the views. They are left out together,
+because the others would give away the one that is asked for. Every row weighs 1/V (`X` and `Y` carry its
+root), so that a picture stays one observation and equal views change nothing. The same identity holds for
+blocks, where 1/(n V) is the intercept's part of all entries, and what is asked for is the original:
+
+    held out Y_g - (I - H_gg)^-1 (Y - fitted)_g                     H_gg = 1/(n V) + R_g diag(1 / (w + penalty)) R_g'
+
 Targets of 0/1, -1/+1 or centred give the same fit up to an affine map, because there is an intercept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +56,17 @@ class RidgeFit:
 
 @dataclass(frozen=True, slots=True)
 class _Spectrum:
-    """Features and targets in the eigenbasis of the features."""
+    """Features and targets in the eigenbasis of the features; rows are all originals, then view after view."""
 
-    eigenvalues: Float64  # (r,), ascending, at least 0; r = min(n, dim)
-    rotated: Float64  # (n, r): R
-    targets: Float64  # (n, classes): Y
+    num_views: int  # V: rows of a picture, the original among them
+    eigenvalues: Float64  # (r,), ascending, at least 0; r = min(n V, dim)
+    rotated: Float64  # (n V, r): R
+    targets: Float64  # (n V, classes): Y
     projections: Float64  # (r, classes): R'Y
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.rotated) // self.num_views
 
 
 def transform(features: Array, kind: TapKind) -> Array:
@@ -82,17 +95,19 @@ def fit_ridge(features: Array, kind: TapKind, labels: Labels, num_classes: int) 
     Parameters
     ----------
     features
-        (n, dim) as extracted, n at least 2.
+        (n V, dim) as extracted, n at least 2: all originals, then view after view.
     labels
-        (n,) integers below `num_classes`; a class may have no picture, its column is then constant.
+        Of the n pictures, integers below `num_classes`; a class may have no picture, its column is then constant.
     """
+    num_views = len(features) // len(labels)
     # float64 throughout: where the penalty is small, leave-one-out divides by 1 - H_ii of about 1e-4
     inputs = transform(features, kind).astype(np.float64)
     centre = inputs.mean(axis=0)
     inputs -= centre
+    inputs *= num_views**-0.5
     targets = np.eye(num_classes)[labels]
     prior = targets.mean(axis=0)
-    spectrum = _decompose(inputs, targets - prior)
+    spectrum = _decompose(inputs, np.tile((targets - prior) * num_views**-0.5, (num_views, 1)), num_views)
     penalty, residuals, held_out = _leave_one_out(spectrum, countable(labels))
     weight = inputs.T @ residuals / penalty
     return RidgeFit(
@@ -104,45 +119,55 @@ def fit_ridge(features: Array, kind: TapKind, labels: Labels, num_classes: int) 
     )
 
 
-def _decompose(inputs: Float64, targets: Float64) -> _Spectrum:
+def _decompose(inputs: Float64, targets: Float64, num_views: int) -> _Spectrum:
     """Eigendecompose the smaller of `X X'` and `X'X`."""
     num_rows, dim = inputs.shape
     eigenvalues, vectors = np.linalg.eigh(inputs.T @ inputs if num_rows > dim else inputs @ inputs.T)
     eigenvalues = np.maximum(eigenvalues, 0)  # rounding leaves the empty directions a little below
     rotated = inputs @ vectors if num_rows > dim else vectors * np.sqrt(eigenvalues)
-    return _Spectrum(eigenvalues, rotated, targets, rotated.T @ targets)
+    return _Spectrum(num_views, eigenvalues, rotated, targets, rotated.T @ targets)
 
 
 def _leave_one_out(spectrum: _Spectrum, counted: NDArray[np.bool_]) -> tuple[float, Float64, Float64]:
-    """Return the best penalty, its residuals and its leave-one-out residuals, both (n, classes)."""
+    """Return the best penalty, its residuals (n V, classes) and the originals' held-out residuals (n, classes)."""
     penalties = PENALTY_PATH * _scale(spectrum)
     shrinkage = 1 / (spectrum.eigenvalues[:, None] + penalties)
-    room = _room(spectrum, shrinkage)
+    amplifiers = _amplifiers(spectrum, shrinkage)
 
     def residuals(step: int) -> Float64:
         return spectrum.targets - spectrum.rotated @ (spectrum.projections * shrinkage[:, step, None])
 
+    def held_out(rows: Float64, step: int) -> Float64:
+        by_view = rows.reshape(spectrum.num_views, spectrum.num_pictures, -1)
+        left: Float64 = np.einsum("nv,vnc->nc", amplifiers[:, step], by_view) * spectrum.num_views**0.5
+        return left
+
     def loo_error(step: int) -> float:
-        return float(np.square(residuals(step)[counted] / room[counted, step, None]).sum())
+        return float(np.square(held_out(residuals(step), step)[counted]).sum())
 
     best = min(range(len(penalties)), key=loo_error) if counted.any() else DEFAULT_PENALTY
     kept = residuals(best)
-    return float(penalties[best]), kept, kept / room[:, best, None]
+    return float(penalties[best]), kept, held_out(kept, best)
 
 
-def _room(spectrum: _Spectrum, shrinkage: Float64) -> Float64:
-    """Return 1 - H_ii for every picture and penalty, (n, penalties)."""
-    num_rows = len(spectrum.rotated)
-    room = np.empty((num_rows, shrinkage.shape[1]))
-    for start in range(0, num_rows, CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
-        room[rows] = 1 - 1 / num_rows - np.square(spectrum.rotated[rows]) @ shrinkage
-    return room
+def _amplifiers(spectrum: _Spectrum, shrinkage: Float64) -> Float64:
+    """Return the original's row of (I - H_gg)^-1 for every picture and penalty, (n, penalties, V)."""
+    num_views, num_pictures = spectrum.num_views, spectrum.num_pictures
+    rotated = spectrum.rotated.reshape(num_views, num_pictures, -1)
+    amplifiers = np.empty((num_pictures, shrinkage.shape[1], num_views))
+    for start in range(0, num_pictures, CHUNK_ROWS):
+        chunk = rotated[:, start : start + CHUNK_ROWS]
+        room = np.empty((chunk.shape[1], shrinkage.shape[1], num_views, num_views))  # I - H_gg
+        for one, other in combinations_with_replacement(range(num_views), 2):
+            leverage = 1 / len(spectrum.rotated) + (chunk[one] * chunk[other]) @ shrinkage
+            room[..., one, other] = room[..., other, one] = (one == other) - leverage
+        amplifiers[start : start + CHUNK_ROWS] = np.linalg.solve(room, np.eye(num_views)[:, :1])[..., 0]
+    return amplifiers
 
 
 def _logme(spectrum: _Spectrum) -> float:
     """Return the largest log evidence, per observation, averaged over the classes that vary."""
-    num_free = len(spectrum.targets) - 1
+    num_free = spectrum.num_pictures - 1
     energy = np.square(spectrum.targets).sum(axis=0)
     precisions = EVIDENCE_PATH[:, None] * _scale(spectrum)
     misfit = energy - (1 / (precisions + spectrum.eigenvalues)) @ np.square(spectrum.projections)
@@ -155,4 +180,5 @@ def _logme(spectrum: _Spectrum) -> float:
 
 def _scale(spectrum: _Spectrum) -> float:
     """Return the mean eigenvalue, or 1 where features are constant."""
-    return float(spectrum.eigenvalues.mean()) or 1.0
+    rank = min(spectrum.num_pictures, len(spectrum.eigenvalues))  # without more views of the same pictures
+    return float(spectrum.eigenvalues.sum() / rank) or 1.0

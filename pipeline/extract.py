@@ -1,26 +1,38 @@
-"""Images missing from the store to feature blocks: decoding overlapped with inference, memory bounded.
-
-Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
-"""
+"""Images missing from the store to feature blocks: decoding overlapped with inference, memory bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from pipeline.canary import canary_pictures
 from pipeline.decoding import Decoded, ReadImage, decode_images
-from pipeline.engine import BATCH, Engine
 from pipeline.fingerprint import digest
 from pipeline.images import decode, prepare
-from pipeline.types import FeatureBlock, Image, Pixels, Recipe, Rejected
+from pipeline.types import Array, FeatureBlock, Image, Pixels, Recipe, Rejected
+
+CANARY_SIZE = 7  # pixels; at this size the scaled decoder halves one built-in picture and quarters another
+
+
+class FeatureEngine(Protocol):
+    """What runs a network: `pipeline.engine.Engine` on CPU, `pipeline.keras_engine.KerasEngine` on a GPU."""
+
+    batch: int  # rows of a full batch
+
+    def run(self, pixels: Pixels) -> dict[str, Array]: ...
+
+    def stream(
+        self, batches: Iterable[tuple[list[Decoded], Pixels]]
+    ) -> Iterator[tuple[list[Decoded], Mapping[str, Array]]]: ...
 
 
 def extract_features(
-    images: Sequence[Image], read: ReadImage, recipe: Recipe, engine: Engine
+    images: Iterable[Image], read: ReadImage, recipe: Recipe, engine: FeatureEngine
 ) -> Iterator[FeatureBlock]:
-    """Yield the features of images, at most BATCH rows a block, in order.
+    """Yield the features of images, at most a batch a block, in order.
 
     A file that cannot be decoded, that vanished or that no longer holds the content of its digest costs
     its own row and nothing else.
@@ -31,7 +43,7 @@ def extract_features(
         batch: list[Decoded] = []
         for item in decode_images(images, read, recipe):
             (failures if item.pixels is None else batch).append(item)
-            if len(batch) == BATCH:
+            if len(batch) == engine.batch:
                 yield batch, _stack(batch)
                 batch = []
         if batch:
@@ -45,10 +57,11 @@ def extract_features(
         yield FeatureBlock((), no_rows, *_take_failures(failures))
 
 
-def canary_block(recipe: Recipe, engine: Engine) -> FeatureBlock:
+def canary_block(recipe: Recipe, engine: FeatureEngine) -> FeatureBlock:
     """Compute the features of the built-in pictures on this machine."""
     pictures = canary_pictures()
-    pixels = np.stack([prepare(decode(data), recipe) for data in pictures])
+    # decoded as for a tiny network: they are too small for the scaled decoder to scale them otherwise
+    pixels = np.stack([prepare(decode(data, replace(recipe, size=CANARY_SIZE)), recipe) for data in pictures])
     return FeatureBlock(tuple(digest(data) for data in pictures), engine.run(pixels))
 
 

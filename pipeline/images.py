@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from PIL import ImageCms, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import ImageError
-from pipeline.types import Pixels, Recipe
+from pipeline.types import DECODERS, Pixels, Recipe
 
 Pillow.init()  # registers every format; without it `formats=` below knows five of them
 # A broken EXIF block or an odd palette is no reason to refuse a picture. Not `catch_warnings` around
@@ -30,6 +30,8 @@ FORMATS = (
 )  # fmt: skip
 MAX_PIXELS = 89_478_485  # Pillow's own decompression-bomb limit: 1 GiB / 4 channels / 3
 MAX_BYTES = 256 * 2**20  # an encoded picture larger than this is something else
+EXACT, SCALED = DECODERS["exact"], DECODERS["scaled"]
+SCALED_MARGIN = 2  # a scaled picture's short side, in sides of the network's square, is at least this
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # what scanners and x-ray detectors store inside 16-bit files
 
 
@@ -45,8 +47,12 @@ def probe(data: bytes) -> None:
         _open(data)
 
 
-def decode(data: bytes) -> Pillow.Image:
+def decode(data: bytes, recipe: Recipe) -> Pillow.Image:
     """Decode encoded bytes to an upright 8-bit RGB picture of any size (first frame only).
+
+    The recipe's size matters to the scaled decoder alone: a JPEG that is far larger comes at a half, a quarter or
+    an eighth of its size, the smallest whose short side is still `SCALED_MARGIN` times the recipe's. libjpeg then
+    leaves out the high frequencies that resizing would average away.
 
     Raises
     ------
@@ -55,6 +61,8 @@ def decode(data: bytes) -> Pillow.Image:
     """
     with _translated(data):
         image = _open(data)
+        if recipe.decoder == SCALED:
+            image = _scaled(image, SCALED_MARGIN * recipe.size)
         image.load()
         return _to_rgb(_upright(image))
 
@@ -133,6 +141,16 @@ def _looks_like(data: bytes) -> str:
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
         return "HEIC: convert it to JPEG"
     return f"{len(data)} bytes, starting with {data[:8]!r}"
+
+
+def _scaled(image: Pillow.Image, side: int) -> Pillow.Image:
+    """Decode a JPEG at the smallest scale that leaves `side` pixels each way; other formats stay as they are."""
+    drafted = image.draft(None, (side, side))
+    if drafted is None:
+        return image
+    _, (_, _, width, height) = drafted
+    # sizes that the scale does not divide round up; that last row or column is partly filling from behind the edge
+    return image.crop((0, 0, int(width), int(height)))
 
 
 def _upright(image: Pillow.Image) -> Pillow.Image:

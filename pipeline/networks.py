@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from pipeline.backbones import find_weights
+from pipeline.applications import load_application
+from pipeline.backbones import WHEEL, find_weights
 from pipeline.checkpoint import read_checkpoint
 from pipeline.lite import build_lite
 from pipeline.quiet_keras import keras
@@ -21,23 +22,26 @@ GRID_SIDE = 3  # cells of the coarse average grid: spatial layout at 9 values a 
 
 
 @cache  # a run converts the backbone for the pass and builds the delivered model on it
-def load_backbone(spec: BackboneSpec, *, classifier: bool = False) -> keras.Model:
+def load_backbone(spec: BackboneSpec) -> keras.Model:
     """Load a frozen backbone from (batch, size, size, 3) RGB pixels 0-255; its preprocessing is inside.
 
     Raises
     ------
     NotFoundError
-        When its weights are not installed.
+        When its weights are not installed, or cannot be downloaded, or their file is gone.
     DamagedError
-        When the weights are not the ones the table names.
+        When the weights are not the ones the spec names.
     """
-    weights = read_checkpoint(find_weights(spec), spec.weights_sha256)
-    return build_lite(spec.name, spec.recipe.size, weights, classifier=classifier)
+    if spec.source != WHEEL:
+        return load_application(spec)
+    return build_lite(spec.name, spec.recipe.size, read_checkpoint(find_weights(spec), spec.weights_sha256))
 
 
 def tap_outputs(backbone: keras.Model, taps: tuple[Tap, ...]) -> dict[str, Any]:
     """Return the symbolic output of every tap, (batch, dim) each, by tap name."""
-    return {tap.name: _pool(backbone.get_layer(tap.layer).output, tap) for tap in taps}
+    # not only its layers: ConvNeXt adds with a bare operation
+    outputs = {operation.name: operation.output for operation in backbone.operations}
+    return {tap.name: _pool(outputs[tap.layer], tap) for tap in taps}
 
 
 def _pool(feature_map: Any, tap: Tap) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.decoding import batched, work_ahead
-from pipeline.engine import BATCH, Engine
+from pipeline.engine import Engine
 from pipeline.engine_files import CLASSIFIER_FILE, PROBABILITIES
 from pipeline.errors import ImageError
 from pipeline.images import decode, prepare
@@ -34,7 +34,7 @@ def predict_files(
         How many classes a row names, best first.
     """
     work = work_ahead(paths, lambda path: (path, _read(path, recipe)))
-    batches = ((batch, _pixels([item for _, item in batch], recipe)) for batch in batched(work, BATCH))
+    batches = ((batch, _pixels([item for _, item in batch], recipe)) for batch in batched(work, engine.batch))
     for batch, outputs in engine.stream(batches):
         probabilities = iter(outputs[PROBABILITIES])
         for path, item in batch:
@@ -47,7 +47,7 @@ def predict_files(
 
 def _read(path: str, recipe: Recipe) -> Pixels | str:
     try:
-        return prepare(decode(Path(path).read_bytes()), recipe)
+        return prepare(decode(Path(path).read_bytes(), recipe), recipe)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     except ImageError as error:

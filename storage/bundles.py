@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.errors import DamagedError
-from pipeline.types import Recipe
+from pipeline.types import DECODERS, Recipe
 from storage.atomic import read_json, write_json
 
 MODEL_FILE = "model.keras"
@@ -41,10 +41,11 @@ def read_recipe(folder: Path) -> Recipe:
         When the model was made with a recipe that this version does not follow.
     """
     fields = read_json(folder / RECIPE_FILE, RECIPE_FORMAT, VERSION)["recipe"]
-    recipe = Recipe(size=fields["size"])
-    if asdict(recipe) != fields:
-        raise DamagedError(
-            f"{folder} was made with the recipe {fields}, this version of headstart follows {asdict(recipe)}. "
-            "Train the model again, or use the version in its record."
-        )
-    return recipe
+    followed = [Recipe(size=fields["size"], decoder=decoder) for decoder in DECODERS.values()]
+    for recipe in followed:
+        if asdict(recipe) == fields:
+            return recipe
+    raise DamagedError(
+        f"{folder} was made with the recipe {fields}, this version of headstart follows {asdict(followed[0])} and "
+        f"the decoders {', '.join(DECODERS.values())}. Train the model again, or use the version in its record."
+    )

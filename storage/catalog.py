@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.types import Digest, Space
-from storage.atomic import sweep
-from storage.database import Database, plain
+from storage.atomic import explained, sweep
+from storage.database import Database, checksum, plain
 from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ SCHEMA = (
         recipe TEXT NOT NULL, -- fingerprint: whether a file can be decoded depends on nothing else
         digest BLOB NOT NULL,
         reason TEXT NOT NULL,
+        checksum INTEGER NOT NULL, -- of the three: no file on disk could tell that one of them changed
         PRIMARY KEY (recipe, digest)
     ) WITHOUT ROWID""",
 )
@@ -59,6 +60,10 @@ class Catalog:
         self._workspace = workspace
         self._database = Database(workspace, workspace.catalog, VERSION, SCHEMA)
 
+    @property
+    def path(self) -> Path:
+        return self._workspace.catalog
+
     def recover(self, space: Space) -> None:
         """Make catalog, disk and staging agree; milliseconds where they already do."""
         self._database.prepare()
@@ -75,6 +80,9 @@ class Catalog:
         adopted = [row for path in orphans if (row := self._examine(path, space))]
         if adopted:
             log.info("adopted %d shards that the catalog did not know", len(adopted))
+            for folder in {path.parent for path in orphans}:  # whoever wrote them may have died before syncing it
+                with explained(folder):
+                    self._workspace.stage.fs.fsync_path(folder)
             self.add(space, adopted)
 
     def _examine(self, path: Path, space: Space) -> ShardRow | None:
@@ -108,8 +116,17 @@ class Catalog:
                 [(space.id, *shard) for shard in shards],
             )
             connection.executemany(
-                "INSERT OR IGNORE INTO rejects (recipe, digest, reason) VALUES (?, ?, ?)",
-                [(recipe, digest, plain(reason)) for digest, reason in rejects],
+                "INSERT OR REPLACE INTO rejects (recipe, digest, reason, checksum) VALUES (?, ?, ?, ?)",
+                [(*row, checksum(*row)) for row in ((recipe, digest, plain(reason)) for digest, reason in rejects)],
+            )
+
+    def replace(self, space: Space, name: str, shard: ShardRow) -> None:
+        """Let one shard take the place of another, in one commit."""
+        with self._database.write() as connection:
+            connection.execute("DELETE FROM shards WHERE space = ? AND name = ?", (space.id, name))
+            connection.execute(
+                "INSERT OR IGNORE INTO shards (space, name, num_rows, num_bytes, keys) VALUES (?, ?, ?, ?, ?)",
+                (space.id, *shard),
             )
 
     def remove(self, space: Space, names: Iterable[str]) -> None:
@@ -117,6 +134,35 @@ class Catalog:
             connection.executemany(
                 "DELETE FROM shards WHERE space = ? AND name = ?", [(space.id, name) for name in names]
             )
+
+    # ── damage ───────────────────────────────────────────────────────────────────────────────────
+
+    def check(self, find_fault: Callable[[str, ShardRow], str | None]) -> None:
+        """Check everything; `find_fault` compares a space's row with the shard on disk.
+
+        Raises
+        ------
+        DamagedError
+            Something is not as it was written.
+        """
+        self._database.check_writable()
+        self.check_pages()
+        with self._database.read() as connection:
+            for space, *row in connection.execute("SELECT space, name, num_rows, num_bytes, keys FROM shards"):
+                if fault := find_fault(space, ShardRow(*row)):
+                    raise DamagedError(f"{self.path} is damaged: its shard {row[0]!r} {fault}.")
+            for *columns, sum_ in connection.execute("SELECT recipe, digest, reason, checksum FROM rejects"):
+                if checksum(*columns) != sum_:
+                    raise DamagedError(f"{self.path} is damaged: a picture that was rejected fails its checksum.")
+
+    def check_pages(self) -> None:
+        """Raise DamagedError unless SQLite finds every page sound; changes nothing on disk."""
+        self._database.check()
+
+    def set_aside(self, is_sound: Callable[[], bool]) -> None:
+        """Begin anew, unless another process has just done so; `recover` fills it again."""
+        self._database.set_aside(is_sound)
+        self._database.prepare()
 
     def state(self, space: Space) -> State:
         with self._database.read() as connection:
@@ -139,8 +185,8 @@ class Catalog:
 
     def rejects(self, recipe: str, digests: Sequence[Digest]) -> dict[Digest, str]:
         with self._database.read() as connection:
-            rows = connection.execute("SELECT digest, reason FROM rejects WHERE recipe = ?", (recipe,))
-            known: dict[Digest, str] = dict(rows.fetchall())
+            rows = connection.execute("SELECT digest, reason, checksum FROM rejects WHERE recipe = ?", (recipe,))
+            known: dict[Digest, str] = {row[0]: row[1] for row in rows if checksum(recipe, *row[:2]) == row[2]}
         return {digest: known[digest] for digest in digests if digest in known}
 
 

@@ -10,7 +10,8 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Database:
             The file is of a newer version, or cannot be read or written.
         """
         if not self._is_sound():
-            self._set_aside()
+            self.set_aside(self._is_sound)
         if self._path.exists():
             with self.read() as connection:
                 if self._found_version(connection) == self._version:
@@ -51,6 +52,49 @@ class Database:
                 for statement in self._schema:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {self._version}")
+
+    def check(self) -> None:
+        """Raise DamagedError unless every page is sound and the tables are those of this version."""
+        with self.read() as connection:
+            if fault := self._find_fault(connection, "integrity_check"):
+                raise DamagedError(f"{self._path} is damaged: {fault}.")
+            version = self._version_of(connection)
+            if version != self._version and self._tables(connection) == set(self._schema):
+                raise DamagedError(f"{self._path} is damaged: its version became {version}.")
+            self._found_version(connection)
+
+    def _find_fault(self, connection: sqlite3.Connection, pages: str) -> str | None:
+        """Say what is wrong; `pages` is SQLite's check of them, of which the quick one leaves out the indices."""
+        fault = str(connection.execute(f"PRAGMA {pages}(1)").fetchone()[0])
+        if fault != "ok":
+            return fault
+        tables, version = self._tables(connection), self._version_of(connection)
+        if version > self._version or not (tables or version):  # a newer headstart's, or nothing is in it yet
+            return None
+        return None if tables == set(self._schema) and version else "its tables are not those that were made"
+
+    @staticmethod
+    def _tables(connection: sqlite3.Connection) -> set[str]:
+        query = "SELECT sql FROM sqlite_schema WHERE sql NOTNULL AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
+        return {sql for (sql,) in connection.execute(query)}
+
+    @staticmethod
+    def _version_of(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def check_writable(self) -> None:
+        """Raise DamagedError where a flipped bit in the file's header forbids writing; begins to write, to see."""
+        try:
+            with self._connect("rw") as connection:
+                connection.execute("PRAGMA journal_mode = TRUNCATE")
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(f"PRAGMA user_version = {self._version}")
+                connection.execute("ROLLBACK")
+        except ConflictError as error:
+            refused = getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY
+            if refused and os.access(self._path, os.W_OK):
+                raise DamagedError(f"{self._path} is damaged: it forbids writing.") from error
+            raise
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -76,17 +120,18 @@ class Database:
                 )
             ) as connection:
                 yield connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite's messages quote what is damaged
             raise self._explain(error) from error
 
-    def _explain(self, error: sqlite3.Error) -> ConflictError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return DamagedError(f"{self._path} is damaged ({error}). Run again: it will be built anew.")
+    def _explain(self, error: Exception) -> ConflictError:
+        # without a code: Python could not make text of what is there; SQLITE_ERROR: a table or column is not there
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR):
+            return DamagedError(f"{self._path} is damaged ({error}). Run `headstart verify`: it will be built anew.")
         return ConflictError(f"Cannot use {self._path}: {error}. Check its permissions and the free space.")
 
     def _found_version(self, connection: sqlite3.Connection) -> int:
-        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        version = self._version_of(connection)
         if version > self._version:
             raise ConflictError(
                 f"{self._path} has version {version}; this headstart knows version {self._version}. "
@@ -99,18 +144,19 @@ class Database:
             return True
         try:
             with self.read() as connection:
-                return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+                return self._find_fault(connection, "quick_check") is None
         except DamagedError:
             return False
 
-    def _set_aside(self) -> None:
+    def set_aside(self, is_sound: Callable[[], bool]) -> None:
+        """Move the file to quarantine, unless another process did so just now and it is sound again."""
         quarantine = self._workspace.quarantine
         with explained(quarantine):
             make_folder(quarantine, self._workspace.stage.fs)
             lock = os.open(quarantine, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._is_sound():  # another process was faster; what lies there now is its new one
+            if is_sound():  # another process was faster; what lies there now is its new one
                 return
             journal = self._path.with_name(f"{self._path.name}-journal")
             for path in (journal, self._path):  # a journal left behind would be played into the new file
@@ -119,6 +165,11 @@ class Database:
             log.warning("%s was damaged: moved to %s and built anew", self._path, quarantine)
         finally:
             os.close(lock)
+
+
+def checksum(*columns: object) -> int:
+    """CRC-32 of a row's values and types, for rows that nothing else can vouch for."""
+    return zlib.crc32(repr(columns).encode("utf-8", "backslashreplace"))
 
 
 def plain(text: str) -> str:

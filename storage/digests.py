@@ -8,10 +8,12 @@ time, so one that was young when it was read is read again (git calls this "raci
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 
+from pipeline.errors import DamagedError
 from pipeline.types import Digest, FileEntry
-from storage.database import Database, plain
+from storage.database import Database, checksum, plain
 from storage.workspace import Workspace
 
 VERSION = 1
@@ -22,7 +24,8 @@ SCHEMA = (
         mtime_ns INTEGER NOT NULL,
         seen_ns INTEGER NOT NULL, -- when reading began
         digest BLOB, -- SHA-256 of the content, or NULL and
-        reason TEXT -- why it is no picture
+        reason TEXT, -- why it is no picture
+        checksum INTEGER NOT NULL -- of the other columns
     ) WITHOUT ROWID""",
 )
 TICK_NS = 2_000_000_000  # FAT, the coarsest file system in use, keeps times to 2 s
@@ -30,8 +33,13 @@ TICK_NS = 2_000_000_000  # FAT, the coarsest file system in use, keeps times to 
 
 class DigestMemory:
     def __init__(self, workspace: Workspace) -> None:
-        self._database = Database(workspace, workspace.digests, VERSION, SCHEMA)
-        self._database.prepare()
+        self.path = workspace.digests
+        self._file = Database(workspace, workspace.digests, VERSION, SCHEMA)
+
+    @cached_property
+    def _database(self) -> Database:
+        self._file.prepare()
+        return self._file
 
     def recall(self, root: str, entries: Iterable[FileEntry], rehash: bool = False) -> dict[str, Digest | str]:
         """Return path -> digest, or the reason why it is no picture, for files that need not be read.
@@ -43,10 +51,10 @@ class DigestMemory:
         prefix = _prefix(root)
         with self._database.read() as connection:
             rows = connection.execute(
-                "SELECT path, size_bytes, mtime_ns, seen_ns, digest, reason FROM files WHERE path >= ? AND path < ?",
+                "SELECT * FROM files WHERE path >= ? AND path < ?",
                 (prefix, prefix[:-1] + b"0"),  # "0" follows "/"
             )
-            known = {path: rest for path, *rest in rows}
+            known = {path: rest for path, *rest, sum_ in rows if checksum(path, *rest) == sum_}
         found: dict[str, Digest | str] = {}
         for entry in entries:
             if row := known.get(prefix + os.fsencode(entry.path)):
@@ -72,7 +80,23 @@ class DigestMemory:
             for path, (entry, found) in learned.items()
         ]
         with self._database.write() as connection:
-            connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, checksum(*row)) for row in rows]
+            )
+
+    def check(self) -> None:
+        """Raise DamagedError unless everything is as it was written."""
+        self._file.check_writable()
+        self._file.check()
+        with self._file.read() as connection:
+            num_wrong = sum(checksum(*rest) != sum_ for *rest, sum_ in connection.execute("SELECT * FROM files"))
+        if num_wrong:
+            raise DamagedError(f"{self.path} is damaged: {num_wrong} rows fail their checksum.")
+
+    def set_aside(self, is_sound: Callable[[], bool]) -> None:
+        """Begin anew, unless another process has just done so."""
+        self._file.set_aside(is_sound)
+        self._file.prepare()
 
 
 def _prefix(root: str) -> bytes:

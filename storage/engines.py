@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import ConflictError, NotFoundError
+from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from storage.atomic import explained, publish_folder, read_json, scratch_folder, write_json
 from storage.sealed import changed_files, hash_files
 from storage.workspace import Workspace
@@ -25,16 +25,33 @@ def find_engine(workspace: Workspace, engine_id: str) -> Path | None:
     if not folder.exists():
         return None
     try:
+        check_engine(folder)
+    except ConflictError as error:
+        log.warning("%s It was removed and will be compiled again.", error)
+        remove_engine(workspace, engine_id)
+        return None
+    return folder
+
+
+def list_engines(workspace: Workspace) -> list[Path]:
+    """The folder of every compiled network; its name is the engine's id."""
+    return sorted(path for path in workspace.engines.glob("*") if path.is_dir())
+
+
+def check_engine(folder: Path) -> None:
+    """Raise ConflictError unless a compiled network is as it was written."""
+    try:
         files = read_json(folder / LISTING, FORMAT, VERSION).get("files")
-    except (ConflictError, NotFoundError) as error:
-        log.warning("%s", error)
-        files = None
-    if isinstance(files, dict) and not changed_files(folder, files):
-        return folder
-    log.warning("removed %s: it is not as it was written and will be compiled again", folder)
-    with explained(folder):
-        workspace.stage.fs.remove_tree(folder)
-    return None
+    except NotFoundError as error:
+        raise DamagedError(f"{folder} is damaged: {error}") from error
+    if not isinstance(files, dict) or (changed := changed_files(folder, files)):
+        named = ", ".join(changed) if isinstance(files, dict) else LISTING
+        raise DamagedError(f"{folder} is damaged: {named} changed since it was written.")
+
+
+def remove_engine(workspace: Workspace, engine_id: str) -> None:
+    with explained(workspace.engine(engine_id)):
+        workspace.stage.fs.remove_tree(workspace.engine(engine_id))
 
 
 @contextmanager

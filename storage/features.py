@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -24,6 +24,7 @@ from storage.atomic import write_once, write_whole
 from storage.catalog import Catalog, ShardRow, State
 from storage.index import Indices, KeyIndex
 from storage.spaces import check_space, write_space
+from storage.usage import Usage
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -46,15 +47,20 @@ class _Pending(NamedTuple):
 class FeatureStore:
     """The features of one space. Any number of processes may write; an object belongs to one thread.
 
+    As long as it lives, nothing is removed from its space.
+
     As a context manager it commits what is complete when the block ends, also on an error or Ctrl-C.
     """
 
     def __init__(self, workspace: Workspace, space: Space, clock: Callable[[], float] = time.monotonic) -> None:
+        self._usage = Usage(workspace.space(space.id))
+        self._usage.begin()
         check_space(workspace, space)
         self.space = space
         self._workspace = workspace
         self._clock = clock
-        self._recipe = fingerprint(asdict(space.recipe))
+        # whether a picture can be decoded is the same in all its views
+        self._recipe = fingerprint(asdict(replace(space.recipe, view="original")))
         self._index = KeyIndex()
         self._state = State(0, 0)
         self._shards: dict[str, Shard] = {}
@@ -157,6 +163,7 @@ class FeatureStore:
         image = encode_shard(self.space, digests, taps)
         name = hashlib.sha256(image).hexdigest()
         write_space(self._workspace, self.space)
+        self._usage.begin()  # the folder is there now
         write_whole(self._workspace.shard(self.space.id, name), image, self._workspace.stage, mode=0o444)
         return ShardRow(name, len(digests), len(image), b"".join(digests))
 
@@ -259,7 +266,14 @@ class FeatureStore:
 
         image = encode_shard(self.space, block.digests, to_stored(self.space, block))
         write_space(self._workspace, self.space)
+        self._usage.begin()  # the folder is there now
         write_once(self._workspace.canary(self.space.id), image, self._workspace.stage, mode=0o444)
+
+
+def read_together(stores: Sequence[FeatureStore], digests: Sequence[Digest], tap: str) -> Array:
+    """Read the same images from several stores, one after the other: (stores x images, dim)."""
+    parts = [store.read(digests, tap) for store in stores]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _by_shard(shard_of: Indices, row_of: Indices) -> Iterator[tuple[int, Indices]]:

@@ -145,7 +145,7 @@ def read_manifest(workspace: Workspace, name: str, fingerprint: str | None = Non
     header = parse_json(lines[0] if lines else b"", path)
     check_format(header, FORMAT, VERSION, path)
     manifest = _from_lines(header, lines[1:], path)
-    if not fingerprint == header["fingerprint"] == manifest.fingerprint:
+    if not fingerprint == header.get("fingerprint") == manifest.fingerprint:
         raise DamagedError(f"{path} is damaged: its content has another fingerprint. Run `headstart plan` again.")
     return manifest
 

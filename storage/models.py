@@ -112,6 +112,11 @@ def list_models(workspace: Workspace) -> list[ModelRef]:
     return [ref for name in _names(workspace) for ref in _readable(workspace, name)]
 
 
+def list_versions(workspace: Workspace) -> list[Path]:
+    """The folder of every version, readable or not."""
+    return [workspace.model(name, version) for name in _names(workspace) for version in _versions(workspace, name)]
+
+
 def check_bundle(ref: ModelRef) -> None:
     """Raise DamagedError unless every file is as it was when the model was saved."""
     files = ref.record.get("files")

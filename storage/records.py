@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import DamagedError, NotFoundError
@@ -12,9 +13,9 @@ from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["similarity"]
+Kind = Literal["similarity", "backbones", "tuning"]
 
-VERSIONS: dict[Kind, int] = {"similarity": 1}
+VERSIONS: dict[Kind, int] = {"similarity": 1, "backbones": 1, "tuning": 1}
 
 
 def write_record(workspace: Workspace, kind: Kind, key: str, value: Mapping[str, Any]) -> None:
@@ -24,14 +25,24 @@ def write_record(workspace: Workspace, kind: Kind, key: str, value: Mapping[str,
 
 def find_record(workspace: Workspace, kind: Kind, key: str) -> dict[str, Any] | None:
     """Return what was written under a key; a damaged record goes to quarantine and is measured again."""
-    path = workspace.record(kind, key)
     try:
-        value = read_json(path, f"headstart.{kind}", VERSIONS[kind]).get("value")
-        if not isinstance(value, dict):
-            raise DamagedError(f"{path} is damaged: it holds no value.")
+        return read_record(workspace, kind, key)
     except NotFoundError:
         return None
     except DamagedError as error:
-        log.warning("%s It moved to %s.", error, workspace.set_aside(path))
+        log.warning("%s It moved to %s.", error, workspace.set_aside(workspace.record(kind, key)))
         return None
+
+
+def read_record(workspace: Workspace, kind: Kind, key: str) -> dict[str, Any]:
+    """Read what was written under a key; raises as `read_json` does."""
+    path = workspace.record(kind, key)
+    value = read_json(path, f"headstart.{kind}", VERSIONS[kind]).get("value")
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path} is damaged: it holds no value.")
     return value
+
+
+def list_records(workspace: Workspace, kind: Kind) -> list[Path]:
+    """The file of every record of a kind; its stem is the key."""
+    return sorted(workspace.records(kind).glob("*.json"))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -192,6 +193,15 @@ def read_all(shard: Shard) -> FeatureBlock:
         digests=tuple(key.tobytes() for key in shard.keys),
         taps={tap: shard.read_rows(tap, rows, shard.keys).astype(np.float32) for tap in shard.places},
     )
+
+
+def read_descriptor(path: Path) -> Any:
+    """Return the descriptor of the space that a shard says it is of; DamagedError where there is none."""
+    try:
+        with open(path, "rb") as file, h5py.File(file, "r") as opened:
+            return json.loads(_text(opened, "descriptor"))
+    except _UNREADABLE as error:
+        raise DamagedError(f"{path} is damaged: it has no descriptor ({error}).") from error
 
 
 def is_named_after_content(path: Path) -> bool:

@@ -103,6 +103,9 @@ class Workspace:
                 if match := _SHARD_NAME.fullmatch(path.name):
                     yield match[1], path
 
+    def claims(self, space_id: str) -> Path:
+        return self.root / "claims" / space_id
+
     @property
     def datasets(self) -> Path:
         return self.root / "datasets"
@@ -113,8 +116,11 @@ class Workspace:
     def manifest(self, dataset: str, fingerprint: str) -> Path:
         return self.datasets / dataset / f"{fingerprint}.jsonl"
 
+    def records(self, kind: str) -> Path:
+        return self.root / kind
+
     def record(self, kind: str, key: str) -> Path:
-        return self.root / kind / f"{key}.json"
+        return self.records(kind) / f"{key}.json"
 
     @property
     def models(self) -> Path:
@@ -123,8 +129,12 @@ class Workspace:
     def model(self, name: str, version: int) -> Path:
         return self.models / name / str(version)
 
+    @property
+    def engines(self) -> Path:
+        return self.root / "engines"
+
     def engine(self, engine_id: str) -> Path:
-        return self.root / "engines" / engine_id
+        return self.engines / engine_id
 
     # ── damage ───────────────────────────────────────────────────────────────────────────────────
 

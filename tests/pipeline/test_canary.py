@@ -4,7 +4,7 @@ import pytest
 from pipeline.canary import TOLERANCE, canary_pictures, check_canary, relative_difference
 from pipeline.errors import NumericsError
 from pipeline.images import decode
-from tests.factories import a_block
+from tests.factories import a_block, a_recipe
 
 
 def changed(block, tap, change):
@@ -54,6 +54,6 @@ def test_a_difference_is_relative_to_the_norm():
 
 
 def test_the_built_in_pictures_decode_and_differ_in_kind():
-    pictures = [decode(data) for data in canary_pictures()]
+    pictures = [decode(data, a_recipe()) for data in canary_pictures()]
     assert len({picture.size for picture in pictures}) == len(pictures) == 3
     assert sum(data.startswith(b"\xff\xd8") for data in canary_pictures()) == 2  # JPEG, the format that varies

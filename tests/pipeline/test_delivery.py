@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DamagedError, NumericsError
-from tests.factories import a_head, a_photo, an_image, encoded
+from tests.factories import a_head, a_photo, a_recipe, an_image, encoded
 
 pytestmark = pytest.mark.heavy
 
 # one shape of picture a line: wide, tall, odd, smaller and larger than the network's square
 SIZES = ((300, 200), (199, 301), (225, 223), (40, 32), (224, 224), (31, 97))
+
+RECIPE = a_recipe(size=224)
 
 PLAIN_KERAS = """
 import sys
@@ -36,7 +38,7 @@ def features(files, engine, spec):
     """What the cached path reads for the files."""
     from pipeline.images import decode, prepare
 
-    return engine.run(np.stack([prepare(decode(data), spec.recipe) for data in files]))
+    return engine.run(np.stack([prepare(decode(data, spec.recipe), spec.recipe) for data in files]))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def save(spec, head, folder):
     return path
 
 
-def certify(path, files, expected, gone=()):
+def certify(path, files, expected, gone=(), recipe=RECIPE):
     from pipeline.delivery import certify
 
     def read(image):
@@ -80,7 +82,7 @@ def certify(path, files, expected, gone=()):
         return files[int(image.path)]
 
     rows = [3, 1, 0, 2, 5, 4]  # any order: a row belongs to the image beside it
-    return certify(path, [an_image(row, path=str(row)) for row in rows], read, expected, rows)
+    return certify(path, [an_image(row, path=str(row)) for row in rows], read, recipe, expected, rows)
 
 
 def test_the_pictures_of_this_test_are_not_all_one_class(expected):
@@ -92,7 +94,7 @@ def test_the_pictures_of_this_test_are_not_all_one_class(expected):
 def test_plain_keras_gives_the_probabilities_of_the_cached_path(model_file, files, expected, tmp_path):
     from pipeline.images import decode
 
-    pictures = {f"{number}": np.asarray(decode(data)) for number, data in enumerate(files)}
+    pictures = {f"{number}": np.asarray(decode(data, RECIPE)) for number, data in enumerate(files)}
     np.savez(tmp_path / "pictures.npz", **pictures)
     command = [sys.executable, "-c", PLAIN_KERAS, model_file, tmp_path / "pictures.npz", tmp_path / "found.npy"]
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -116,6 +118,19 @@ def test_a_picture_whose_file_is_gone_is_passed_over(model_file, files, expected
 def test_without_any_picture_there_is_no_certificate(model_file, files, expected):
     with pytest.raises(NumericsError, match="None of 6 pictures could be read"):
         certify(model_file, files, expected, gone={str(row) for row in range(6)})
+
+
+def test_a_certificate_is_given_for_the_pixels_that_were_trained_on(model_file, head, engine):
+    from pipeline.heads import head_probabilities
+    from pipeline.images import SCALED, decode, prepare
+
+    scaled = replace(RECIPE, decoder=SCALED)
+    large = [encoded(a_photo(number, (900, 1000)), "JPEG") for number in range(6)]
+    pixels = np.stack([prepare(decode(data, scaled), scaled) for data in large])
+    expected = head_probabilities(head, engine.run(pixels))
+    assert certify(model_file, large, expected, recipe=scaled).max_difference < 1e-4
+    with pytest.raises(NumericsError, match="differs from the cached path"):
+        certify(model_file, large, expected, recipe=RECIPE)
 
 
 def wrong_size(spec, head):
@@ -145,7 +160,7 @@ def test_a_model_with_one_mistake_is_refused(spec, head, files, expected, tmp_pa
 def test_pictures_turned_upside_down_are_refused(model_file, files, expected):
     from pipeline.images import decode
 
-    turned = [encoded(decode(data).rotate(180)) for data in files]
+    turned = [encoded(decode(data, RECIPE).rotate(180)) for data in files]
     with pytest.raises(NumericsError, match="differs from the cached path"):
         certify(model_file, turned, expected)
 

@@ -13,7 +13,7 @@ def pixels():
     from pipeline.images import decode, prepare
 
     recipe = get_backbone("efficientnet_lite0").recipe
-    return np.stack([prepare(decode(encoded(a_photo(number, (90, 70)))), recipe) for number in range(11)])
+    return np.stack([prepare(decode(encoded(a_photo(number, (90, 70))), recipe), recipe) for number in range(11)])
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,40 @@ def test_nor_do_they_depend_on_the_place_in_the_batch_beyond_rounding(engine, pi
     found = engine.run(pixels[::-1])
     for name, rows in features.items():
         assert relative_difference(found[name][::-1], rows) < 1e-6, name
+
+
+@pytest.mark.parametrize(("batch", "streams", "threads"), [(1, 1, 1), (3, 2, 2), (32, 0, 0)])
+def test_a_pictures_numbers_do_not_depend_on_the_tuning_beyond_rounding(
+    engine_folder, pixels, features, batch, streams, threads
+):
+    from pipeline.canary import relative_difference
+    from pipeline.engine import Engine, Tuning
+    from pipeline.engine_files import TAPS_FILE
+
+    tuned = Engine.load(engine_folder / TAPS_FILE, Tuning(batch, streams, threads))
+    assert tuned.batch == batch
+    found = tuned.run(pixels)
+    for name, rows in features.items():
+        assert relative_difference(found[name], rows) < 1e-6, name
+
+
+def test_the_number_of_streams_is_what_the_tuning_says(engine_folder):
+    from pipeline.engine import Engine, Tuning
+    from pipeline.engine_files import TAPS_FILE
+
+    requests = [Engine.load(engine_folder / TAPS_FILE, Tuning(1, n, n)).num_requests for n in (1, 2)]
+    assert requests == [2, 3]  # one more than run at a time
+
+
+def test_compiling_leaves_the_network_as_it_was(engine_folder):
+    from pipeline.engine import Engine
+    from pipeline.engine_files import TAPS_FILE
+    from pipeline.quiet_openvino import ov
+
+    network = ov.Core().read_model(engine_folder / TAPS_FILE)
+    before = str(network.input().partial_shape)
+    Engine(network)
+    assert str(network.input().partial_shape) == before == "[?,224,224,3]"
 
 
 def test_no_rows_give_no_rows(engine, pixels, spec):

@@ -15,6 +15,9 @@ pytestmark = pytest.mark.heavy
 class Echo:
     """An engine whose one feature is the brightness, and that has three batches on their way."""
 
+    def __init__(self, batch=8):
+        self.batch = batch
+
     def run(self, pixels):
         return {"top": pixels.mean(axis=(1, 2, 3))[:, None]}
 
@@ -61,6 +64,12 @@ def test_every_image_gets_its_own_features_in_order():
     assert [len(block.digests) for block in blocks] == [8, 8, 5]
     alone = [run([image], reader(files), Echo())[0].taps["top"][0] for image in images]
     assert np.array_equal(np.concatenate([block.taps["top"] for block in blocks]), alone)
+
+
+def test_the_engine_says_how_many_rows_a_block_has():
+    images, files = pictures(21)
+    blocks = run(images, reader(files), Echo(batch=10))
+    assert [len(block.digests) for block in blocks] == [10, 10, 1]
 
 
 def test_a_bad_a_vanished_and_a_changed_file_cost_their_own_rows_only():
@@ -145,6 +154,19 @@ def test_the_canary_of_one_machine_is_the_same_twice(engine, spec):
     one, other = canary_block(spec.recipe, engine), canary_block(spec.recipe, engine)
     check_canary(one, other)
     assert one.digests == tuple(digest(data) for data in canary_pictures())
+
+
+def test_the_built_in_pictures_tell_decoders_apart():
+    from pipeline.extract import canary_block
+    from pipeline.images import SCALED
+
+    class Pixels(Echo):
+        def run(self, pixels):
+            return {"pixels": pixels.reshape(len(pixels), -1)}
+
+    exact, scaled = (canary_block(recipe, Pixels()) for recipe in (a_recipe(), a_recipe(decoder=SCALED)))
+    differences = np.abs(exact.taps["pixels"] - scaled.taps["pixels"]).mean(axis=1)
+    assert (differences > 0.1).tolist() == [True, True, False]  # two JPEGs and a PNG
 
 
 class _Dimmed:

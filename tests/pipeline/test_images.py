@@ -9,13 +9,17 @@ from PIL import Image as Pillow
 from PIL import ImageCms, ImageOps
 
 from pipeline.errors import ImageError
-from pipeline.images import MAX_BYTES, decode, prepare, probe
+from pipeline.images import MAX_BYTES, SCALED, decode, prepare, probe
 from tests.factories import a_photo, a_recipe, encoded
 
 PHOTO = a_photo(1)
 GREY = PHOTO.convert("L")
 SMOOTH = PHOTO.resize((160, 128))  # for formats that keep colour at half the resolution
 FEW_COLOURS = PHOTO.quantize(60).convert("RGB")  # a palette holds it without loss
+
+
+def decoded(data):
+    return decode(data, a_recipe())
 
 
 def pixels_of(image):
@@ -50,26 +54,26 @@ def over_white(rgb, alpha):
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "TGA"])
 def test_every_lossless_format_gives_the_same_pixels(kind):
-    assert_alike(decode(encoded(PHOTO, kind)), PHOTO, 0)
+    assert_alike(decoded(encoded(PHOTO, kind)), PHOTO, 0)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "JPEG2000", "AVIF"])
 def test_every_lossy_format_gives_almost_the_same_pixels(kind):
-    assert_close(decode(encoded(SMOOTH, kind)), SMOOTH)
+    assert_close(decoded(encoded(SMOOTH, kind)), SMOOTH)
 
 
 def test_one_bit_is_black_and_white():
     bilevel = PHOTO.convert("1")
-    assert_alike(decode(encoded(bilevel)), bilevel.convert("RGB"), 0)
+    assert_alike(decoded(encoded(bilevel)), bilevel.convert("RGB"), 0)
 
 
 def test_grey_is_the_same_three_times():
-    assert_alike(decode(encoded(GREY)), GREY.convert("RGB"), 0)
+    assert_alike(decoded(encoded(GREY)), GREY.convert("RGB"), 0)
 
 
 def test_opaque_alpha_changes_nothing():
-    assert_alike(decode(encoded(GREY.convert("LA"))), GREY.convert("RGB"), 0)
-    assert_alike(decode(encoded(PHOTO.convert("RGBA"))), PHOTO, 0)
+    assert_alike(decoded(encoded(GREY.convert("LA"))), GREY.convert("RGB"), 0)
+    assert_alike(decoded(encoded(PHOTO.convert("RGBA"))), PHOTO, 0)
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -78,17 +82,17 @@ def test_transparency_is_laid_over_white(mode):
     image = PHOTO.convert(mode)
     image.putalpha(alpha)
     opaque = GREY.convert("RGB") if mode == "LA" else PHOTO
-    assert_alike(decode(encoded(image)), over_white(opaque, alpha), 1)
+    assert_alike(decoded(encoded(image)), over_white(opaque, alpha), 1)
 
 
 def test_what_is_hidden_under_full_transparency_does_not_show():
     image = PHOTO.convert("RGBA")
     image.putalpha(0)
-    assert_alike(decode(encoded(image)), Pillow.new("RGB", PHOTO.size, "white"), 0)
+    assert_alike(decoded(encoded(image)), Pillow.new("RGB", PHOTO.size, "white"), 0)
 
 
 def test_a_palette_gives_its_colours():
-    assert_alike(decode(encoded(FEW_COLOURS.quantize(60))), FEW_COLOURS, 0)
+    assert_alike(decoded(encoded(FEW_COLOURS.quantize(60))), FEW_COLOURS, 0)
 
 
 def test_a_transparent_colour_of_a_palette_is_white():
@@ -97,13 +101,13 @@ def test_a_transparent_colour_of_a_palette_is_white():
     hidden = np.asarray(palette) == index
     wanted = np.where(hidden[..., None], 255, np.asarray(FEW_COLOURS)).astype(np.uint8)
     for kind in ("PNG", "GIF"):
-        assert_alike(decode(encoded(palette, kind, transparency=index)), Pillow.fromarray(wanted), 0)
+        assert_alike(decoded(encoded(palette, kind, transparency=index)), Pillow.fromarray(wanted), 0)
 
 
 def test_palette_entries_can_be_half_transparent():
     palette = FEW_COLOURS.quantize(60)
     alpha = np.asarray(palette) * 4
-    found = decode(encoded(palette, transparency=bytes(4 * index for index in range(60))))
+    found = decoded(encoded(palette, transparency=bytes(4 * index for index in range(60))))
     assert_alike(found, over_white(FEW_COLOURS, alpha), 1)
 
 
@@ -111,12 +115,12 @@ def test_a_transparent_colour_of_an_rgb_picture_is_white():
     colour = PHOTO.getpixel((3, 3))
     hidden = (np.asarray(PHOTO) == colour).all(axis=-1)
     wanted = np.where(hidden[..., None], 255, np.asarray(PHOTO)).astype(np.uint8)
-    assert_alike(decode(encoded(PHOTO, transparency=colour)), Pillow.fromarray(wanted), 0)
+    assert_alike(decoded(encoded(PHOTO, transparency=colour)), Pillow.fromarray(wanted), 0)
 
 
 def test_cmyk_is_not_inverted():
-    assert_alike(decode(encoded(PHOTO.convert("CMYK"), "TIFF")), PHOTO, 1)
-    assert_close(decode(encoded(SMOOTH.convert("CMYK"), "JPEG")), SMOOTH)
+    assert_alike(decoded(encoded(PHOTO.convert("CMYK"), "TIFF")), PHOTO, 1)
+    assert_close(decoded(encoded(SMOOTH.convert("CMYK"), "JPEG")), SMOOTH)
 
 
 def test_lab_is_converted_to_the_colours_it_names():
@@ -124,7 +128,7 @@ def test_lab_is_converted_to_the_colours_it_names():
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     plain = Pillow.new("RGB", (8, 8), (120, 100, 90))
     lab = ImageCms.applyTransform(plain, to_lab)
-    assert_alike(decode(encoded(lab, "TIFF")), plain, 4)
+    assert_alike(decoded(encoded(lab, "TIFF")), plain, 4)
 
 
 @pytest.mark.parametrize("depth", [10, 12, 14, 16])
@@ -133,16 +137,16 @@ def test_deep_grey_is_scaled_by_the_depth_it_uses(depth):
     bright = np.asarray(GREY, np.float64)
     bright *= 255 / bright.max()
     wanted = Pillow.fromarray(np.rint(bright).astype(np.uint8)).convert("RGB")
-    assert_alike(decode(deep(np.rint(bright * top / 255), np.uint16)), wanted, 1)
+    assert_alike(decoded(deep(np.rint(bright * top / 255), np.uint16)), wanted, 1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
 def test_grey_of_eight_bits_in_a_deeper_file_keeps_its_values(dtype):
-    assert_alike(decode(deep(np.asarray(GREY), dtype)), GREY.convert("RGB"), 0)
+    assert_alike(decoded(deep(np.asarray(GREY), dtype)), GREY.convert("RGB"), 0)
 
 
 def test_floats_below_one_are_shares():
-    assert_alike(decode(deep(np.asarray(GREY) / 255, np.float32)), GREY.convert("RGB"), 0)
+    assert_alike(decoded(deep(np.asarray(GREY) / 255, np.float32)), GREY.convert("RGB"), 0)
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
@@ -151,18 +155,18 @@ def test_numbers_that_are_none_are_black_and_harm_nobody_else(odd):
     values[:2] = odd
     wanted = np.asarray(GREY).copy()
     wanted[:2] = 0
-    assert_alike(decode(deep(values, np.float32)), Pillow.fromarray(wanted).convert("RGB"), 0)
+    assert_alike(decoded(deep(values, np.float32)), Pillow.fromarray(wanted).convert("RGB"), 0)
 
 
 def test_any_other_range_is_stretched():
     values = np.linspace(-3.0, 500.0, 64).reshape(8, 8)
-    found = pixels_of(decode(deep(values, np.float32)))
+    found = pixels_of(decoded(deep(values, np.float32)))
     assert (found.min(), found.max()) == (0, 255)
 
 
 @pytest.mark.parametrize("value", [-5.0, 0.0, 1.0, 300.0])
 def test_a_picture_of_one_deep_value_is_one_grey(value):
-    found = pixels_of(decode(deep(np.full((8, 8), value), np.float32)))
+    found = pixels_of(decoded(deep(np.full((8, 8), value), np.float32)))
     assert found.min() == found.max()
 
 
@@ -185,20 +189,20 @@ STORED = {
 def test_the_eight_orientations_give_one_picture(orientation, kind):
     exif = Pillow.Exif()
     exif[0x0112] = orientation
-    assert_alike(decode(encoded(STORED[orientation](PHOTO), kind, exif=exif)), PHOTO, 0)
+    assert_alike(decoded(encoded(STORED[orientation](PHOTO), kind, exif=exif)), PHOTO, 0)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 99])
 def test_an_orientation_that_does_not_exist_is_upright(orientation):
     exif = Pillow.Exif()
     exif[0x0112] = orientation
-    assert_alike(decode(encoded(PHOTO, exif=exif)), PHOTO, 0)
+    assert_alike(decoded(encoded(PHOTO, exif=exif)), PHOTO, 0)
 
 
 # as outside pytest: `pipeline.images` silences Pillow's warnings on import, pytest raises them again
 @pytest.mark.filterwarnings("ignore")
 def test_a_broken_exif_block_is_no_reason_to_refuse_a_picture():
-    assert_close(decode(encoded(SMOOTH, "JPEG", exif=b"Exif\x00\x00rubbish" * 3)), SMOOTH)
+    assert_close(decoded(encoded(SMOOTH, "JPEG", exif=b"Exif\x00\x00rubbish" * 3)), SMOOTH)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -207,7 +211,7 @@ def test_of_several_frames_the_first_counts(kind):
     first, second = FEW_COLOURS, ImageOps.invert(FEW_COLOURS)
     data = encoded(first, kind, save_all=True, append_images=[second], **options)
     assert Pillow.open(io.BytesIO(data)).n_frames == 2
-    assert_alike(decode(data), first, 0)
+    assert_alike(decoded(data), first, 0)
 
 
 # ── what is no picture ───────────────────────────────────────────────────────────────────────────
@@ -223,7 +227,7 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("read", [probe, decode])
+@pytest.mark.parametrize("read", [probe, decoded])
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -259,7 +263,7 @@ def test_what_is_no_picture_is_refused_with_a_reason(read, data, reason):
 def test_half_a_picture_is_refused(kind, share):
     data = encoded(a_photo(3, (200, 160)), kind)
     with pytest.raises(ImageError, match=r"."):
-        decode(data[: int(len(data) * share)])
+        decoded(data[: int(len(data) * share)])
 
 
 def test_a_file_too_large_for_a_picture_is_refused_unread():
@@ -280,7 +284,80 @@ def test_flipped_bytes_never_raise_anything_but_an_image_error(seed):
         for place in rng.integers(0, len(data), 6):
             data[place] = rng.integers(0, 256)
         with suppress(ImageError):
-            assert decode(bytes(data)).mode == "RGB"
+            assert decoded(bytes(data)).mode == "RGB"
+
+
+# ── scaled decoding ──────────────────────────────────────────────────────────────────────────────
+
+LARGE = a_photo(4, (300, 216)).resize((600, 432))  # a quarter of it is three times the recipe's 32 pixels
+SCALED_RECIPE = a_recipe(decoder=SCALED)
+
+
+def assert_scaled_alike(data):
+    """Scaled decoding gives a smaller picture, and almost the same pixels for the network."""
+    exact, scaled = decoded(data), decode(data, SCALED_RECIPE)
+    assert scaled.mode == "RGB"
+    assert scaled.size == tuple(side // 4 for side in exact.size)
+    whole = exact.crop((0, 0, 4 * scaled.width, 4 * scaled.height))
+    difference = np.abs(prepare(whole, a_recipe()) - prepare(scaled, SCALED_RECIPE))
+    assert difference.mean() < 1
+    assert difference.max() < 16
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled"),
+    [
+        ((127, 400), (127, 400)),
+        ((128, 400), (64, 200)),
+        ((129, 401), (64, 200)),
+        ((401, 255), (200, 127)),
+        ((256, 256), (64, 64)),
+        ((511, 700), (127, 175)),
+        ((700, 512), (87, 64)),
+        ((1600, 1600), (200, 200)),
+    ],
+)
+def test_a_scaled_picture_keeps_twice_the_pixels_that_are_needed(size, scaled):
+    data = encoded(a_photo(2, (64, 64)).resize(size), "JPEG")
+    assert decode(data, SCALED_RECIPE).size == scaled
+    assert decoded(data).size == size
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_scaling_leaves_the_colours_as_they_are(mode, progressive):
+    assert_scaled_alike(encoded(LARGE.convert(mode), "JPEG", quality=90, progressive=progressive))
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_scaling_leaves_the_picture_upright(orientation):
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    data = encoded(STORED[orientation](LARGE), "JPEG", quality=90, exif=exif)
+    assert_scaled_alike(data)
+
+
+@pytest.mark.parametrize("size", [(603, 435), (435, 603), (601, 257), (257, 607), (259, 258)])
+def test_scaling_leaves_the_crop_in_the_centre(size):
+    assert_scaled_alike(encoded(LARGE.resize(size), "JPEG", quality=90))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000"])
+def test_only_jpegs_are_scaled(kind):
+    data = encoded(LARGE, kind)
+    assert_alike(decode(data, SCALED_RECIPE), decoded(data), 0)
+
+
+def test_deep_grey_is_not_scaled():
+    data = deep(np.asarray(LARGE.convert("L"), np.float64) * 257, np.uint16)
+    assert_alike(decode(data, SCALED_RECIPE), decoded(data), 0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_half_a_picture_is_refused_scaled_too(share):
+    data = encoded(LARGE, "JPEG")
+    with pytest.raises(ImageError, match=r"."):
+        decode(data[: int(len(data) * share)], SCALED_RECIPE)
 
 
 # ── the recipe ───────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ImageError
-from pipeline.images import decode, probe
+from pipeline.images import EXACT, SCALED, decode, probe
+from tests.factories import a_recipe
 
 pytestmark = pytest.mark.shared
 
@@ -18,14 +19,15 @@ def regular_files(folder):
 
 # as outside pytest: `pipeline.images` silences Pillow's warnings on import, pytest raises them again
 @pytest.mark.filterwarnings("ignore")
-def test_every_hostile_file_is_a_picture_or_an_image_error(shared_data):
+@pytest.mark.parametrize("decoder", [EXACT, SCALED])
+def test_every_hostile_file_is_a_picture_or_an_image_error(shared_data, decoder):
     files = regular_files(shared_data("hostile"))
     assert len(files) > NUM_HOSTILE
     refused = {}
     for path in files:
         data = path.read_bytes()
         try:
-            assert decode(data).mode == "RGB"
+            assert decode(data, a_recipe(decoder=decoder)).mode == "RGB"
             probe(data)  # what decodes has a good header, too
         except ImageError as error:
             refused[path.name] = str(error)
@@ -47,7 +49,7 @@ def test_every_hostile_file_is_a_picture_or_an_image_error(shared_data):
 
 def test_the_eight_orientations_of_one_photo_are_one_picture(shared_data):
     folder = shared_data("hostile") / "_hostile" / "files"
-    upright = [decode((folder / f"exif_orientation_{number}.jpg").read_bytes()) for number in range(1, 9)]
+    upright = [decode((folder / f"exif_orientation_{number}.jpg").read_bytes(), a_recipe()) for number in range(1, 9)]
     assert {picture.size for picture in upright} == {(320, 240)}
     for picture in upright:
         red, _, blue = picture.getpixel((200, 5))
@@ -59,11 +61,14 @@ def test_the_eight_orientations_of_one_photo_are_one_picture(shared_data):
 @pytest.mark.heavy
 def test_the_network_recognises_imagenet(shared_data, spec, tmp_path):
     """The reference implementation in PyTorch is right for 0.852 of exactly these pictures; rounding costs a few."""
+    from pipeline.backbones import find_weights
+    from pipeline.checkpoint import read_checkpoint
     from pipeline.conversion import convert_classifier
-    from pipeline.networks import load_backbone
+    from pipeline.lite import build_lite
     from pipeline.predict import load_classifier, predict_files
 
-    convert_classifier(load_backbone(spec, classifier=True), spec.recipe, tmp_path)
+    weights = read_checkpoint(find_weights(spec), spec.weights_sha256)
+    convert_classifier(build_lite(spec.name, spec.recipe.size, weights, classifier=True), spec.recipe, tmp_path)
     files = regular_files(shared_data("imagenet_sample"))
     files = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg")]  # in the order of the classes
     assert len(files) == 1000

@@ -3,203 +3,179 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.errors import ConflictError
-from storage.atomic import Fs
+from pipeline.types import Image, Manifest
+from storage.claims import Claims
 from storage.features import FeatureStore
+from storage.garbage import Limits, collect
+from storage.manifests import find_dataset, read_manifest, write_manifest
+from storage.spaces import list_spaces, write_space
 from storage.workspace import Workspace
+from tests.storage.faulty_disk import Death, FaultyDisk
 
 REPOSITORY = Path(__file__).parents[2]
 BATCHES = [range(4), range(4, 8), range(6, 12)]
+ALL = set(range(12))
+NEEDED = {0, 1, 2, 3, 4, 5}  # by a dataset: all of the first shard, half of the second, nothing of the third
 
-
-class Death(BaseException):
-    """The process ends here: nothing that it would have done afterwards happens."""
-
-
-class FaultyFs(Fs):
-    """Fails at the k-th call; knows what a power cut would take."""
-
-    def __init__(self, fail_at=0, error=None, torn=False):
-        self.num_calls = 0
-        self.fail_at = fail_at
-        self.error = error
-        self._torn = torn
-        self._dead = False
-        self._paths = {}
-        self._unsynced = set()  # files whose bytes are not on disk
-        self._unnamed = set()  # paths whose folder is not on disk
-
-    def _step(self):
-        if self._dead:
-            raise Death
-        self.num_calls += 1
-        if self.num_calls == self.fail_at:
-            self._dead = isinstance(self.error, Death)
-            raise self.error
-
-    def open_exclusive(self, path, mode):
-        self._step()
-        descriptor = super().open_exclusive(path, mode)
-        self._paths[descriptor] = path
-        self._unsynced.add(path)
-        self._unnamed.add(path)
-        return descriptor
-
-    def write(self, descriptor, data):
-        try:
-            self._step()
-        except (Death, OSError):
-            if self._torn:
-                super().write(descriptor, data[: len(data) // 2])
-            raise
-        return super().write(descriptor, data)
-
-    def fsync(self, descriptor):
-        self._step()
-        self._unsynced.discard(self._paths[descriptor])
-
-    def fsync_path(self, path):
-        self._step()
-        self._unsynced.discard(path)
-        self._unnamed = {name for name in self._unnamed if name.parent != path}
-
-    def rename(self, source, target):
-        self._step()
-        super().rename(source, target)
-        self._moved(source, target)
-        self._unnamed.discard(source)
-
-    def link(self, source, target):
-        self._step()
-        super().link(source, target)
-        self._moved(source, target)
-
-    def _moved(self, source, target):
-        if source in self._unsynced:
-            self._unsynced.add(target)
-        self._unnamed.add(target)
-
-    def unlink(self, path):
-        self._step()
-        super().unlink(path)
-        self._unnamed.discard(path)
-
-    def mkdir(self, folder):
-        self._step()
-        super().mkdir(folder)
-        self._unnamed.add(folder)
-
-    def remove_tree(self, folder):
-        self._step()
-        super().remove_tree(folder)
-
-    def cut_power(self):
-        """Take away all that was not synced: bytes of files, and names in folders."""
-        for path in self._unsynced:
-            if path.exists():
-                path.chmod(0o644)
-                path.write_bytes(b"")
-        for path in self._unnamed:
-            if path.is_dir():
-                super().remove_tree(path)
-            else:
-                path.unlink(missing_ok=True)
+NOTHING = (lambda: False, lambda: False)
+CUTS = {
+    # name -> (does an unsynced name survive?, does an unsynced block?)
+    "nothing unsynced survives": lambda dice: NOTHING,
+    "names survive, bytes do not": lambda dice: (lambda: True, lambda: False),
+    "anything may survive": lambda dice: (lambda: dice.random() < 0.5,) * 2,
+}
 
 
 @pytest.fixture
-def write_all(space, block_of):
-    """Write everything a store can hold; tell after each commit what is now promised."""
+def disk():
+    """A folder in memory where there is one: thousands of syncs are waited for otherwise."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def write_all(space, block_of, digests_of):
+    """Do everything that changes a store; tell after each commit what is now promised."""
 
     def write(root, fs, promised):
-        store = FeatureStore(Workspace.open(root, fs=fs), space)
+        workspace = Workspace.open(root, fs=fs)
+        store = FeatureStore(workspace, space)
         store.write_canary(block_of([100]))
-        for numbers in BATCHES:
-            store.append(block_of(numbers))
-            store.commit()
-            promised.update(numbers)
+        with Claims(workspace, space) as claims:
+            for numbers in BATCHES:
+                claims.take(digests_of(numbers))
+                store.append(block_of(numbers))
+                store.commit()
+                promised.update(numbers)
+                claims.keep(())
+        with FeatureStore(workspace, replace(space, backbone="unneeded")) as other:
+            other.append(block_of([50]))
+        write_manifest(workspace, a_manifest(digests_of))
+        promised &= NEEDED  # the others may go from here on
+        del store, other  # what is open is not touched
+        collect(workspace, (), Limits(grace_seconds=0.0), delete=True)
 
     return write
 
 
+def a_manifest(digests_of):
+    images = tuple(Image(digest, f"{digest.hex()}.png", 0, "train") for digest in digests_of(sorted(NEEDED)))
+    return Manifest("pets", "/pets", ("cats",), images, num_files=len(images))
+
+
 @pytest.fixture
 def assert_kept(space, block_of, digests_of):
-    """A fresh process reads what was promised, finds no half of anything, and can go on."""
+    """A fresh process finds no half of anything, reads what was promised, and can go on."""
 
     def check(root, promised):
-        store = FeatureStore(Workspace.open(root), space)
-        kept = sorted(set(range(12)) - {n for n in range(12) if store.missing(digests_of([n]))})
+        assert_whole(root)
+        workspace = Workspace.open(root)
+        store = FeatureStore(workspace, space)
+        kept = sorted(ALL - numbers_of(store.missing(digests_of(ALL)), digests_of))
         assert promised <= set(kept)
         for tap in space.taps:
             np.testing.assert_array_equal(store.read(digests_of(kept), tap.name), block_of(kept).taps[tap.name])
         canary = store.read_canary()
         assert canary is None or canary.digests == block_of([100]).digests
+        with Claims(workspace, space) as claims:
+            assert claims.take(digests_of(ALL)) == digests_of(ALL)
         with store:
-            store.append(block_of(n for n in range(12) if n not in kept))
-        assert store.missing(digests_of(range(12))) == []
+            store.append(block_of(n for n in sorted(ALL) if n not in kept))
+        assert store.missing(digests_of(ALL)) == []
+        assert not workspace.quarantine.exists()
 
     return check
 
 
+def numbers_of(digests, digests_of):
+    return {number for number in ALL if digests_of([number])[0] in set(digests)}
+
+
+def assert_whole(root):
+    """Whatever has its final name is complete, before anybody has repaired anything."""
+    for path in root.glob("spaces/*/??/*.h5"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+    if not (root / "FORMAT.json").exists():
+        return
+    workspace = Workspace.open(root, create=False)
+    for space in list_spaces(workspace):
+        FeatureStore(workspace, space).read_canary()
+    if found := find_dataset(workspace, "pets"):
+        assert len(read_manifest(workspace, "pets", found.fingerprint).images) == len(NEEDED)
+
+
 @pytest.fixture(scope="module")
-def num_calls(tmp_path_factory, space, block_of):
-    fs = FaultyFs()
-    store = FeatureStore(Workspace.open(tmp_path_factory.mktemp("count") / "workspace", fs=fs), space)
-    store.write_canary(block_of([100]))
-    for numbers in BATCHES:
-        store.append(block_of(numbers))
-        store.commit()
-    return fs.num_calls
+def every_call(tmp_path_factory, write_all):
+    """Number -> name of all calls of a run that nothing goes wrong in."""
+    fs = FaultyDisk()
+    write_all(tmp_path_factory.mktemp("count") / "workspace", fs, set())
+    return {k: name for k, (name, _) in enumerate(fs.calls, start=1)}
 
 
-def test_the_calls_that_can_fail_are_all_ours(num_calls):
-    assert 40 < num_calls < 100
+def new_root(disk, k):
+    """The place of a workspace, in a folder that was there before it."""
+    folder = disk / str(k)
+    folder.mkdir()
+    return folder / "workspace"
 
 
-@pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_a_failed_call_is_an_error_and_nothing_promised_is_lost(
-    tmp_path, write_all, assert_kept, num_calls, number, torn
-):
-    for k in range(1, num_calls + 1):
-        promised = set()
-        with pytest.raises(ConflictError, match="Cannot write"):
-            write_all(tmp_path / str(k), FaultyFs(k, OSError(number, os.strerror(number)), torn), promised)
-        assert_kept(tmp_path / str(k), promised)
-        leftovers = list((tmp_path / str(k) / "staging").iterdir())
+def die(write_all, root, fs):
+    """Run into a fault; returns what was promised before."""
+    promised = set()
+    with pytest.raises(Death):
+        write_all(root, fs, promised)
+    fs.end_process()
+    return promised
+
+
+# ── calls that fail ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("number", "torn"), [(errno.ENOSPC, False), (errno.EIO, True)])
+def test_a_failed_call_is_an_error_and_nothing_promised_is_lost(disk, write_all, assert_kept, every_call, number, torn):
+    ignored, sentences = set(), set()
+    for k in every_call:
+        root, promised = new_root(disk, k), set()
+        # a disk that fills up takes a part of what is written first
+        fs = FaultyDisk(k, OSError(number, os.strerror(number)), torn, bytes_per_write=4096)
+        try:
+            write_all(root, fs, promised)
+            ignored.add(fs.calls[k - 1][1].suffix)
+            assert promised == NEEDED
+        except ConflictError as error:
+            sentences.add(str(error).partition(" /")[0])
+        fs.end_process()
+        assert_kept(root, promised)
+        leftovers = list((root / "staging").iterdir())
         assert len(leftovers) <= 1  # one, where removing it was the call that failed
+        shutil.rmtree(root)
+    assert sentences == {"Cannot write"}
+    assert ignored <= {"", ".claim"}  # nothing depends on claims
 
 
-@pytest.mark.parametrize("torn", [False, True])
-def test_a_process_may_die_at_any_call(tmp_path, write_all, assert_kept, num_calls, torn):
-    for k in range(1, num_calls + 1):
-        promised = set()
-        with pytest.raises(Death):
-            write_all(tmp_path / str(k), FaultyFs(k, Death(), torn), promised)
-        assert_kept(tmp_path / str(k), promised)
-
-
-def test_the_power_may_go_at_any_call(tmp_path, write_all, assert_kept, num_calls):
-    for k in range(1, num_calls + 1):
-        promised, fs = set(), FaultyFs(k, Death())
-        with pytest.raises(Death):
-            write_all(tmp_path / str(k), fs, promised)
-        fs.cut_power()
-        assert_kept(tmp_path / str(k), promised)
-
-
-def test_a_commit_that_failed_can_be_called_again(tmp_path, space, block_of, digests_of, num_calls):
-    for k in range(1, num_calls + 1):
-        fs = FaultyFs()
-        store = FeatureStore(Workspace.open(tmp_path / str(k), fs=fs), space)
+def test_a_commit_that_failed_can_be_called_again(disk, space, block_of, digests_of, assert_kept, every_call):
+    for k in every_call:
+        root, fs = new_root(disk, k), FaultyDisk(bytes_per_write=4096)
+        store = FeatureStore(Workspace.open(root, fs=fs), space)
         store.append(block_of(range(4)))
         fs.fail_at, fs.error = fs.num_calls + k, OSError(errno.EIO, "Input/output error")
         try:
@@ -208,52 +184,186 @@ def test_a_commit_that_failed_can_be_called_again(tmp_path, space, block_of, dig
             store.commit()
         else:
             break
-        assert store.missing(digests_of(range(4))) == []
-        np.testing.assert_array_equal(store.read(digests_of(range(4)), "top"), block_of(range(4)).taps["top"])
+        assert_kept(after_power_cut(fs, root, *NOTHING), set(range(4)))
     assert k > 10
+
+
+# ── processes that die ───────────────────────────────────────────────────────────────────────────
+
+
+def die_everywhere(disk, write_all, assert_kept, every_call, torn=False):
+    for k in every_call:
+        root, fs = new_root(disk, k), FaultyDisk(k, Death(), torn)
+        assert_kept(root, die(write_all, root, fs))
+        shutil.rmtree(root)
+
+
+def test_a_process_may_die_before_any_call(disk, write_all, assert_kept, every_call):
+    die_everywhere(disk, write_all, assert_kept, every_call)
+
+
+def test_a_process_may_die_within_any_write(disk, write_all, assert_kept, every_call):
+    writes = [k for k, name in every_call.items() if name == "write"]
+    assert len(writes) > 10
+    die_everywhere(disk, write_all, assert_kept, writes, torn=True)
+
+
+# ── power cuts ───────────────────────────────────────────────────────────────────────────────────
+
+
+def cut_everywhere(disk, write_all, assert_kept, every_call, cut, **broken):
+    for k in every_call:
+        root, fs = new_root(disk, k), FaultyDisk(k, Death(), **broken)
+        promised = die(write_all, root, fs)
+        found = after_power_cut(fs, root, *CUTS[cut](random.Random(k)))
+        assert_kept(found, promised)
+        shutil.rmtree(root.parent)
+        shutil.rmtree(found.parent)
+
+
+def after_power_cut(fs, root, name_survives, bytes_survive):
+    here = root.parent
+    there = here.with_name(f"{here.name} cut")
+    fs.cut_power(here, there, name_survives, bytes_survive)
+    return there / root.name
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_power_may_go_at_any_call(disk, write_all, assert_kept, every_call, cut):
+    cut_everywhere(disk, write_all, assert_kept, every_call, cut)
+
+
+def test_the_power_may_go_after_a_dead_process_was_followed_by_another(
+    disk, write_all, assert_kept, every_call, space, block_of, digests_of
+):
+    for k in [k for k, name in every_call.items() if name == "fsync_path"]:
+        root, fs = new_root(disk, k), FaultyDisk(k, Death())
+        die(write_all, root, fs)  # with a name that is not synced
+        with FeatureStore(Workspace.open(root, fs=fs), space) as store:
+            missing = numbers_of(store.missing(digests_of(ALL)), digests_of)
+            store.append(block_of(sorted(missing)))
+        assert_kept(after_power_cut(fs, root, *NOTHING), ALL)
+
+
+# ── these tests can fail ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "cut"),
+    [
+        ("fsync", "names survive, bytes do not"),
+        ("fsync", "anything may survive"),
+        ("fsync_path", "nothing unsynced survives"),
+    ],
+)
+def test_a_protocol_that_does_not_sync_is_noticed(disk, write_all, assert_kept, every_call, forgotten, cut):
+    with pytest.raises((AssertionError, ConflictError)):
+        cut_everywhere(disk, write_all, assert_kept, every_call, cut, forgets={forgotten})
+
+
+def test_a_protocol_that_renames_before_it_has_written_is_noticed(
+    disk, write_all, assert_kept, every_call, monkeypatch
+):
+    @contextmanager
+    def staged(data, folder, mode, fs):
+        path = folder / f".{os.urandom(8).hex()}.part"
+        descriptor = fs.open_exclusive(path, mode)
+        yield path
+        fs.write(descriptor, data)
+        fs.fsync(descriptor)
+        os.close(descriptor)
+
+    monkeypatch.setattr("storage.atomic._staged", staged)
+    with pytest.raises((AssertionError, ConflictError)):
+        die_everywhere(disk, write_all, assert_kept, every_call)
+
+
+# ── catalog and disk ─────────────────────────────────────────────────────────────────────────────
+
+
+TWO = list(itertools.product([False, True], repeat=2))
+
+
+@pytest.mark.parametrize("on_disk", TWO)
+@pytest.mark.parametrize("in_catalog", TWO)
+def test_catalog_and_disk_may_disagree_in_every_way(
+    disk, space, block_of, digests_of, assert_kept, on_disk, in_catalog
+):
+    """Whichever of them a power cut or a copy has set back."""
+    batches = [range(5), range(3, 8)]
+    written = {}
+    for number, numbers in enumerate(batches):
+        workspace = Workspace.open(disk / f"store{number}")
+        with FeatureStore(workspace, space) as store:
+            store.append(block_of(numbers))
+        [(name, path)] = workspace.shards(space.id)
+        written[name] = path.read_bytes()
+    root = disk / "workspace"
+    workspace = Workspace.open(root)
+
+    def put(chosen):
+        for (name, data), wanted in zip(written.items(), chosen, strict=True):
+            path = workspace.shard(space.id, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            if wanted:
+                path.write_bytes(data)
+
+    put(in_catalog)
+    assert FeatureStore(workspace, space).num_stored == len(set().union(*itertools.compress(batches, in_catalog)))
+    put(on_disk)
+    assert_kept(root, set().union(*itertools.compress(batches, on_disk)))
 
 
 # ── real processes ───────────────────────────────────────────────────────────────────────────────
 
 WRITER = """
-import hashlib, sys
+import hashlib, resource, sys
 import numpy as np
+from flows import cli
 from pipeline.types import FeatureBlock
 from storage.features import FeatureStore
 from storage.spaces import list_spaces
 from storage.workspace import Workspace
 
-workspace = Workspace.open(sys.argv[1])
-[space] = list_spaces(workspace)
-store = FeatureStore(workspace, space)
-print("ready", flush=True)
-sys.stdin.readline()
-for start in range(int(sys.argv[2]), int(sys.argv[3]), 4):
-    numbers = np.arange(start, start + 4)
-    taps = {
-        tap.name: ((31 * numbers[:, None] + 7 * np.arange(tap.dim) + 3 * offset) % 2048).astype(np.float32)
-        for offset, tap in enumerate(space.taps)
-    }
-    store.append(FeatureBlock(tuple(hashlib.sha256(b"%d" % n).digest() for n in numbers), taps))
-    store.commit()
-    print(start + 4, flush=True)
+def write():
+    root, first, last, step, max_file_bytes = sys.argv[1], *map(int, sys.argv[2:])
+    if max_file_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    workspace = Workspace.open(root)
+    [space] = list_spaces(workspace)
+    store = FeatureStore(workspace, space)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for start in range(first, last, step):
+        numbers = np.arange(start, start + step)
+        taps = {
+            tap.name: ((31 * numbers[:, None] + 7 * np.arange(tap.dim) + 3 * offset) % 2048).astype(np.float32)
+            for offset, tap in enumerate(space.taps)
+        }
+        store.append(FeatureBlock(tuple(hashlib.sha256(b"%d" % n).digest() for n in numbers), taps))
+        store.commit()
+        print(start + step, flush=True)
+
+cli.app = write  # errors leave as those of the command line do
+cli.main()
 """
 
 
 @pytest.fixture
-def start_writer(workspace, space):
-    from storage.spaces import write_space
-
-    write_space(workspace, space)
+def start_writer(space):
     running = []
 
-    def start(first, last):
+    def start(root, first, last, step=4, max_file_bytes=0):
+        write_space(Workspace.open(root), space)
+        arguments = map(str, (root, first, last, step, max_file_bytes))
         process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(workspace.root), str(first), str(last)],
+            [sys.executable, "-c", WRITER, *arguments],
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         running.append(process)
@@ -271,32 +381,85 @@ def go(process):
     process.stdin.flush()
 
 
-def test_no_acknowledged_row_is_lost_to_kill_9(workspace, space, block_of, digests_of, start_writer):
+@pytest.fixture
+def assert_all_there(space, block_of, digests_of):
+    def check(root, num_rows):
+        store = FeatureStore(Workspace.open(root, create=False), space)
+        assert store.missing(digests_of(range(num_rows))) == []
+        for tap in space.taps:
+            found = store.read(digests_of(range(num_rows)), tap.name)
+            np.testing.assert_array_equal(found, block_of(range(num_rows)).taps[tap.name])
+        assert not (root / "quarantine").exists()
+
+    return check
+
+
+def test_no_acknowledged_row_is_lost_to_kill_9(tmp_path, start_writer, assert_all_there):
     promised = 0
-    for num_commits in range(1, 11):
-        writer = start_writer(promised, promised + 10_000)
+    for num_commits in range(1, 6):
+        writer = start_writer(tmp_path, promised, promised + 10_000)
         go(writer)
         for _ in range(num_commits):
             promised = int(writer.stdout.readline())
         writer.send_signal(signal.SIGKILL)
         promised = max([promised, *map(int, writer.communicate()[0].split())])
-        store = FeatureStore(workspace, space)
-        assert store.missing(digests_of(range(promised))) == []
-        np.testing.assert_array_equal(
-            store.read(digests_of(range(promised)), "top"), block_of(range(promised)).taps["top"]
-        )
-    assert not workspace.quarantine.exists()
+        assert_all_there(tmp_path, promised)
 
 
-def test_two_processes_may_write_the_same_images_at_once(workspace, space, block_of, digests_of, start_writer):
-    writers = [start_writer(0, 80), start_writer(40, 120)]
+def test_two_processes_may_write_the_same_images_at_once(tmp_path, start_writer, assert_all_there):
+    writers = [start_writer(tmp_path, 0, 80), start_writer(tmp_path, 40, 120)]
     for writer in writers:
         go(writer)
     for writer in writers:
         writer.communicate()
         assert writer.returncode == 0
-    store = FeatureStore(workspace, space)
-    assert store.num_stored == 120
-    for tap in space.taps:
-        np.testing.assert_array_equal(store.read(digests_of(range(120)), tap.name), block_of(range(120)).taps[tap.name])
-    store.verify()
+    assert_all_there(tmp_path, 120)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB, where we may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("no file system may be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full_is_one_sentence_and_costs_nothing_committed(
+    small_disk, start_writer, assert_all_there
+):
+    root, ballast = small_disk / "workspace", small_disk / "ballast"
+    ballast.write_bytes(bytes(200_000))
+    promised = fill(start_writer(root, 0, 1_000_000, step=128))
+    ballast.unlink()
+    assert_all_there(root, promised)
+    resume(start_writer(root, promised, promised + 256, step=128))
+    assert_all_there(root, promised + 256)
+
+
+@pytest.mark.parametrize("max_file_bytes", [4096, 65_536])  # a shard, or the catalog, finds no room
+def test_a_file_that_may_not_grow_is_one_sentence_and_costs_nothing_committed(
+    tmp_path, start_writer, assert_all_there, max_file_bytes
+):
+    resume(start_writer(tmp_path, 0, 128, step=128))
+    promised = fill(start_writer(tmp_path, 128, 1_000_000, step=128, max_file_bytes=max_file_bytes))
+    assert_all_there(tmp_path, promised)
+    resume(start_writer(tmp_path, promised, promised + 256, step=128))
+    assert_all_there(tmp_path, promised + 256)
+
+
+def fill(writer):
+    """Let it write until it cannot; returns how many rows it has committed."""
+    output, errors = writer.communicate("\n")
+    assert writer.returncode == 5
+    assert errors.startswith("error: Cannot ")
+    assert errors.count("\n") == 1
+    return max(map(int, output.split()), default=128)
+
+
+def resume(writer):
+    writer.communicate("\n")
+    assert writer.returncode == 0

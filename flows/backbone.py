@@ -1,0 +1,137 @@
+"""Which network a run uses, and that network compiled for this machine."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.settings import visible_gpus
+from flows.stopwatch import stage
+from pipeline.backbones import BACKBONES, check_backbone, get_backbone, parse_spec
+from pipeline.engine_files import TAPS_FILE
+from pipeline.fingerprint import fingerprint
+from pipeline.machine import find_gpu, machine_id
+from pipeline.types import BackboneSpec
+from storage.engines import find_engine, new_engine
+from storage.records import find_record, list_records, read_record, write_record
+from storage.sealed import hash_file
+from storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.engine import Engine, Tuning
+    from pipeline.extract import FeatureEngine
+    from pipeline.keras_engine import KerasEngine
+
+log = logging.getLogger(__name__)
+
+TUNED_FROM = 5_000  # pictures; the race for the fastest tuning takes ten seconds, once per network and machine
+ENGINE_VERSION = 2  # raised when a change of ours compiles another network from the same backbone
+
+
+def find_backbone(workspace: Workspace, name: str, weights: str | None, decoder: str) -> BackboneSpec:
+    """Describe the backbone that a run asks for.
+
+    One that is not embedded must be built once to know its taps and the digest of its weights; that is remembered.
+
+    Raises
+    ------
+    UnknownNameError, UsageError, NotFoundError
+        When there is no such network, or its weights cannot be had; nothing heavy is loaded then.
+    """
+    check_backbone(name, weights)
+    spec = get_backbone(name) if name in BACKBONES else _describe(workspace, name, weights or "imagenet")
+    return replace(spec, recipe=replace(spec.recipe, decoder=decoder))
+
+
+def _describe(workspace: Workspace, name: str, weights: str) -> BackboneSpec:
+    file = Path(weights)
+    identity = {"file": hash_file(file)} if file.is_file() else {"named": weights}
+    key = fingerprint({"backbone": name, "weights": identity, "keras": version("keras"), "version": ENGINE_VERSION})
+    if value := find_record(workspace, "backbones", key):
+        found = parse_spec(value)
+        return replace(found, source=str(file.resolve())) if file.is_file() else found  # it may have moved
+    with stage("imports"):
+        from pipeline.applications import describe_application
+    with stage("describe"):
+        spec = describe_application(name, weights)
+    write_record(workspace, "backbones", key, asdict(spec))
+    return spec
+
+
+def list_backbones(workspace: Workspace) -> list[BackboneSpec]:
+    """Every backbone that can be used here: the embedded ones, and those that a run has described."""
+    described = [read_record(workspace, "backbones", path.stem) for path in list_records(workspace, "backbones")]
+    return [*BACKBONES.values(), *map(parse_spec, described)]
+
+
+def engine_id(spec: BackboneSpec) -> str:
+    """Name a backbone's compiled networks: other weights, or another OpenVINO, have others."""
+    return fingerprint(
+        {
+            "backbone": spec.name,
+            "weights": spec.weights_sha256,
+            "size": spec.recipe.size,
+            "taps": [asdict(tap) for tap in spec.taps],
+            "openvino": version("openvino"),
+            "version": ENGINE_VERSION,
+        }
+    )
+
+
+def backbone_files(workspace: Workspace, spec: BackboneSpec) -> Path:
+    """Find the compiled networks of a backbone, or compile them: the only use of TensorFlow before delivery."""
+    if found := find_engine(workspace, engine_id(spec)):
+        return found
+    with stage("imports"):
+        from pipeline.conversion import convert_backbone
+    with stage("convert"), new_engine(workspace, engine_id(spec)) as folder:
+        convert_backbone(spec, folder)
+    return workspace.engine(engine_id(spec))
+
+
+@cache  # the parts of one pass, and its views, share it
+def load_engine(network: Path, tuning: Tuning | None = None) -> Engine:
+    """Load a compiled network."""
+    from pipeline.engine import DEFAULT_TUNING, Engine
+
+    return Engine.load(network, tuning or DEFAULT_TUNING)
+
+
+def taps_engine(workspace: Workspace, spec: BackboneSpec, num_images: int) -> FeatureEngine:
+    """Load what computes all taps on this machine: Keras where there is a GPU, else the compiled network."""
+    if find_gpu(visible_gpus()):
+        with stage("imports"):
+            from pipeline.keras_engine import sees_gpu
+        if sees_gpu():
+            return _load_keras_engine(spec)
+        log.warning("There is a GPU, but TensorFlow does not find the CUDA libraries it needs; computing on the CPU.")
+    network = backbone_files(workspace, spec) / TAPS_FILE
+    return load_engine(network, _tuning(workspace, network, num_images))
+
+
+@cache
+def _load_keras_engine(spec: BackboneSpec) -> KerasEngine:
+    from pipeline.keras_engine import KerasEngine
+
+    return KerasEngine.of_taps(spec)
+
+
+def _tuning(workspace: Workspace, network: Path, num_images: int) -> Tuning | None:
+    """Find how a network runs fastest on this machine; it is measured when there is enough to compute that it pays."""
+    key = fingerprint({"engine": network.parent.name, "machine": machine_id()})
+    value = find_record(workspace, "tuning", key)
+    if value is None and num_images < TUNED_FROM:
+        return None
+    from pipeline.engine import Tuning
+    from pipeline.tuning import tune
+
+    if value is not None:
+        return Tuning(**value)
+    with stage("tune"):
+        tuning = tune(network)
+    write_record(workspace, "tuning", key, asdict(tuning))
+    return tuning

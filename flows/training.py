@@ -1,0 +1,133 @@
+"""The train step: a head on stored features, evaluated, certified and saved."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from flows import stopwatch
+from flows.extraction import Extracted
+from flows.forward import reader
+from flows.stopwatch import stage
+from pipeline.augment import ORIGINAL, view_names
+from pipeline.errors import DataError
+from pipeline.fingerprint import fingerprint
+from pipeline.record import build_record
+from pipeline.split import sample_images
+from pipeline.types import BackboneSpec, Image, Manifest, ModelRef, Plan, Split
+from storage.bundles import MODEL_FILE, write_bundle_files
+from storage.features import FeatureStore, read_together
+from storage.manifests import DatasetRef, read_manifest
+from storage.models import find_by_request, new_version
+from storage.workspace import Workspace
+
+NUM_CERTIFIED = 8  # pictures on which a delivered model is compared with the cached path
+HEAD_VERSION = 1  # raised when a change of ours gives another model for the same features
+
+
+def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> ModelRef:
+    """Train, evaluate, certify and save the head that a plan asks for; the same request finds its model."""
+    workspace = Workspace.open(workspace_root)
+    manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
+    left_out = {item.path for item in extracted.rejected}
+    images = [image for image in manifest.images if image.path not in left_out]
+    request = _model_request(manifest, images, spec, plan, extracted.num_views)
+    if found := find_by_request(workspace, dataset.name, request):
+        return found
+    fit_on = [image for image in images if image.split == "train"]
+    test_on, test_split = _held_out(images)
+
+    with stage("imports"):
+        from pipeline.delivery import build_model, certify, write_model
+        from pipeline.evaluate import evaluate
+        from pipeline.heads import fit_head, head_probabilities
+        from pipeline.report import render_report
+    views = (ORIGINAL, *view_names(extracted.num_views))
+    with stage("train"):
+        taps = [tap for tap in spec.taps if tap.name in plan.taps]
+        features = _read_taps(workspace, spec, views, fit_on, [tap.name for tap in taps])
+        labels = _labels(fit_on) * len(views)
+        groups = [*range(len(fit_on))] * len(views) if extracted.num_views else None
+        head = fit_head(features, taps, labels, len(manifest.classes), groups)
+    with stage("evaluate"):
+        tested = _read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
+        probabilities = head_probabilities(head, tested)
+        metrics = evaluate(_labels(test_on), probabilities, manifest.classes, test_split)
+    with new_version(workspace, dataset.name) as bundle:
+        model_file = bundle.folder / MODEL_FILE
+        with stage("save"):
+            write_model(build_model(spec, head), model_file)
+        with stage("certify"):
+            chosen = sample_images(test_on, NUM_CERTIFIED)
+            rows = [test_on.index(image) for image in chosen]
+            certificate = certify(model_file, chosen, reader(manifest), spec.recipe, probabilities, rows)
+        facts = {
+            "request": request,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "certificate": asdict(certificate),
+            "features": features_part(spec, extracted),
+            "seconds": stopwatch.seconds(),
+            "versions": _versions(),
+        }
+        bundle.record = build_record(manifest, plan, spec, head, metrics, extracted.rejected, facts)
+        write_bundle_files(bundle.folder, manifest.classes, spec.recipe, render_report(bundle.record))
+    return bundle.ref
+
+
+def _read_taps(
+    workspace: Workspace, spec: BackboneSpec, views: Sequence[str], images: Sequence[Image], taps: Sequence[str]
+) -> dict[str, Any]:
+    """Read tap name -> (views x images, dim), view after view."""
+    digests = [image.digest for image in images]
+    stores = [FeatureStore(workspace, spec.space(view)) for view in views]
+    return {tap: read_together(stores, digests, tap) for tap in taps}
+
+
+def _labels(images: Sequence[Image]) -> list[int]:
+    return [image.label for image in images]
+
+
+def _held_out(images: Sequence[Image]) -> tuple[list[Image], Split]:
+    """Choose the pictures to evaluate on: the test split, or the val split of a folder that has no other."""
+    for split in ("test", "val"):
+        if chosen := [image for image in images if image.split == split]:
+            return chosen, split
+    raise DataError("No readable test picture is left, so nothing can be measured. Add pictures to the test split.")
+
+
+def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSpec, plan: Plan, num_views: int) -> str:
+    """Name everything that determines a model."""
+    return fingerprint(
+        {
+            "classes": list(manifest.classes),
+            "images": sorted((image.digest.hex(), image.label, image.split) for image in images),
+            "space": spec.space().id,
+            "views": num_views,
+            "taps": list(plan.taps),
+            "case": plan.case,
+            "version": HEAD_VERSION,
+        }
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("headstart", "tensorflow", "keras", "openvino", "h5py", "scikit-learn", "numpy", "pillow")
+    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+
+
+def features_part(spec: BackboneSpec, extracted: Extracted) -> dict[str, Any]:
+    """Describe where features came from, for the record and the answer."""
+    return {
+        "num_images": extracted.num_images,
+        "num_views": extracted.num_views,
+        "num_computed": extracted.num_computed,
+        "num_reused": extracted.num_rows - extracted.num_computed,
+        "num_rejected": len(extracted.rejected),
+        "backbone": spec.name,
+        "space": spec.space().id,
+        "taps": [tap.name for tap in spec.taps],
+    }

@@ -1,0 +1,40 @@
+import json
+from dataclasses import asdict
+
+import pytest
+
+from pipeline.errors import DamagedError
+from pipeline.types import DECODERS, Recipe
+from storage.bundles import RECIPE_FILE, read_classes, read_recipe, write_bundle_files
+
+RECIPE = Recipe(size=240)
+
+
+def change(folder, **fields):
+    path = folder / RECIPE_FILE
+    document = json.loads(path.read_text())
+    document["recipe"] |= fields
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("decoder", DECODERS.values())
+def test_what_was_written_is_read_back(tmp_path, decoder):
+    recipe = Recipe(size=240, decoder=decoder)
+    write_bundle_files(tmp_path, ["cats", "dogs"], recipe, "# Report")
+    assert read_recipe(tmp_path) == recipe
+    assert read_classes(tmp_path) == ("cats", "dogs")
+
+
+@pytest.mark.parametrize("field", [field for field in asdict(RECIPE) if field != "size"])
+def test_a_recipe_that_this_version_does_not_follow_is_refused(tmp_path, field):
+    write_bundle_files(tmp_path, ["cats", "dogs"], RECIPE, "# Report")
+    change(tmp_path, **{field: "another"})
+    with pytest.raises(DamagedError, match=r"was made with the recipe .*another.*Train the model again"):
+        read_recipe(tmp_path)
+
+
+def test_so_is_one_with_a_field_that_this_version_does_not_know(tmp_path):
+    write_bundle_files(tmp_path, ["cats", "dogs"], RECIPE, "# Report")
+    change(tmp_path, colours="grey")
+    with pytest.raises(DamagedError, match="Train the model again"):
+        read_recipe(tmp_path)
