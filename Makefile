@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test soak check format bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ demo: $(INSTALLED) ## Onboard real pictures from an installed package and predic
 test: $(INSTALLED) ## Run the whole test suite
 	$(BIN)/python -m pytest
 
+soak: $(INSTALLED) ## Kill, flip bits and write at once, for an hour: see tests/soak
+	$(BIN)/python -m tests.soak
+
 check: $(INSTALLED) ## Lint, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,8 +36,12 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Measure, as ratios side by side in one run
+bench: $(INSTALLED)-bench ## Measure, as ratios side by side in one run
 	$(BIN)/python -m tests.benchmarks
+
+$(INSTALLED)-bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
+	@touch $(INSTALLED)-bench
 
 clean: ## Remove .venv and the demo's workspace
 	rm -rf .venv .demo

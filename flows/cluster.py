@@ -15,8 +15,10 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import dask.config
 from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, rpc
 from distributed.client import FutureCancelledError
 from prefect import flow, task
@@ -89,7 +91,7 @@ def extract(
         pictures = read_manifest(workspace, dataset.name, dataset.fingerprint).root
         with stage("cluster"), _quiet(), _prefect_server(say) as server, _scheduler(address, say) as scheduler:
             _check_workers(scheduler, root, pictures, server)
-            with stage("extract"):
+            with stage("extract"), _log_level("distributed.nanny", logging.WARNING):  # it tells of lost processes
                 computed = _run(scheduler, root, dataset, spec, parts, progress or Quiet())
     return summarize(root, dataset, spec, num_views, computed)
 
@@ -104,6 +106,7 @@ _EXTRACT_PART = task(name="extract_part", cache_policy=NO_CACHE)(extract_part)
 def extract_parts(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, parts: list[Part]) -> Iterator[Any]:
     """Compute parts as tasks; yields each with what came of it, as they finish."""
     part_of: dict[Any, Part] = {_EXTRACT_PART.submit(workspace_root, dataset, spec, part): part for part in parts}
+    future: Any
     for future in as_completed([*part_of]):
         yield part_of[future], future.result()
         future.wrapped_future.release()  # else Dask would run it again if the worker that holds the answer were lost
@@ -158,15 +161,20 @@ def _scheduler(address: str | None, say: Say) -> Iterator[str]:
 def local_cluster(num_workers: int | None = None) -> Iterator[LocalCluster]:
     """Start worker processes on this machine, by default at least two that have a core each; stop them at the end."""
     num_workers = num_workers or min(usable_cores(), max(2, usable_cores() // CORES_PER_WORKER))
-    with LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=num_workers,
-        threads_per_worker=1,  # a task uses the cores of its worker itself
-        processes=True,  # spawned, not forked: Dask's default
-        memory_limit=0,  # what a part needs is bounded; Dask would kill workers by its own guess
-        dashboard_address="127.0.0.1:0",  # any free port
-        silence_logs=logging.ERROR,
-        plugins=[_OwnCores(num_workers)],
-    ) as cluster:
+    # on a busy machine a worker needs longer to come back than the 15 s after which Dask would forget it
+    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "120s"})
+    with (
+        patient,
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=num_workers,
+            threads_per_worker=1,  # a task uses the cores of its worker itself
+            processes=True,  # spawned, not forked: Dask's default
+            memory_limit=0,  # what a part needs is bounded; Dask would kill workers by its own guess
+            dashboard_address="127.0.0.1:0",  # any free port
+            silence_logs=logging.ERROR,
+            plugins=[_OwnCores(num_workers)],
+        ) as cluster,
+    ):
         yield cluster
 
 
@@ -214,6 +222,8 @@ def find_obstacle(workspace_root: str, pictures: str, server: str) -> str | None
             return f"it does not see {folder}. Workspace and pictures must be on storage that all workers share."
     try:
         urlopen(f"{server.rstrip('/')}/health", timeout=CONNECT_SECONDS).close()
+    except HTTPError:
+        pass  # it is reached; Prefect has the credentials that it asks for
     except OSError as error:
         return f"it does not reach the Prefect server at {server} ({error}). Set PREFECT_API_URL to one it reaches."
     return None
@@ -251,15 +261,22 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Prefect's log off the terminal, where the server has it all the same, and Dask's but for lost processes."""
-    prefect, dask, processes = (logging.getLogger(name) for name in ("prefect", "distributed", "distributed.nanny"))
-    propagate, level, processes_level = prefect.propagate, dask.level, processes.level
-    prefect.propagate = False
-    dask.setLevel(logging.CRITICAL)
-    processes.setLevel(logging.WARNING)
+    """Keep Dask's log off the terminal, and Prefect's, which the server has all the same."""
+    prefect = logging.getLogger("prefect")
+    before, prefect.propagate = prefect.propagate, False
+    try:
+        with _log_level("distributed", logging.CRITICAL):
+            yield
+    finally:
+        prefect.propagate = before
+
+
+@contextmanager
+def _log_level(name: str, level: int) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
     try:
         yield
     finally:
-        prefect.propagate = propagate
-        dask.setLevel(level)
-        processes.setLevel(processes_level)
+        logger.setLevel(before)

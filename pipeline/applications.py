@@ -33,7 +33,7 @@ SEED = 0  # of weights "none"
 TIMEOUT_S = 10.0  # for a server to answer, and between two packets of its answer
 
 # Stage k ends where the picture was halved k times: C_k of feature pyramids (Lin et al. 2017, arXiv:1612.03144).
-# The two before see less than some 40 pixels, edges and colours; EfficientNet-Lite0's table leaves them out too.
+# An entry of the two before sees a patch of 35 pixels in ResNet50, edges and colours; Lite0's table has none of them.
 FIRST_STAGE = 3
 GRID_STAGES = 2  # the deepest stages, whose 3x3 grid is read as well
 MAX_ROW_VALUES = 20_480  # beyond it a stage gets no grid: 40 KiB a picture in float16, 2 GB for 50,000
@@ -112,7 +112,9 @@ def _build(name: str, source: str, size: int) -> tuple[keras.Model, str]:
         return network, _digest(network)
     with _fixed_seed():
         network = build(None)
-    if source != RANDOM:
+    if source == RANDOM:
+        _scale_depthwise(network)
+    else:
         _load_file(network, name, source, lambda: builder(weights=None))
     sha256 = _digest(network)
     _square_deviations(network)
@@ -181,6 +183,18 @@ def _try_file(network: keras.Model, file: str) -> str | None:
         except (ValueError, OSError, KeyError, UserWarning) as error:
             return str(error).partition("\n")[0]
     return None
+
+
+def _scale_depthwise(network: keras.Model) -> None:
+    """Multiply what Keras draws for depthwise kernels by the root of their channels.
+
+    It counts all channels as inputs of each, and after the 13 such layers of MobileNet nothing is left but rounding.
+    """
+    for layer in network.layers:
+        depthwise = isinstance(layer, layers.DepthwiseConv2D | layers.SeparableConv2D)
+        if depthwise and isinstance(layer.depthwise_initializer, keras.initializers.GlorotUniform):
+            kernel, *rest = layer.get_weights()
+            layer.set_weights([kernel * np.float32(math.sqrt(kernel.shape[2])), *rest])
 
 
 def _digest(network: keras.Model) -> str:

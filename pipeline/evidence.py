@@ -14,11 +14,11 @@ observations. Directions without features have `w = 0` and count for nothing; th
 `log alpha` all the same, which biases comparisons between taps of different width.
 
 With augmented views a picture is a group of V rows: its original and the views. They are left out together,
-because the others would give away the one that is asked for. Every row weighs 1/V (`X` and `Y` carry its
-root), so that a picture stays one observation and equal views change nothing. The same identity holds for
-blocks, where 1/(n V) is the intercept's part of all entries, and what is asked for is the original:
+because the others would give away the one that is asked for. The original weighs 1/2 and the views share the
+other half (`X` and `Y` carry the roots `s`), so that a picture stays one observation and equal views change
+nothing. The same identity holds for blocks, and what is asked for is the original:
 
-    held out Y_g - (I - H_gg)^-1 (Y - fitted)_g                     H_gg = 1/(n V) + R_g diag(1 / (w + penalty)) R_g'
+    held out Y_g - (I - H_gg)^-1 (Y - fitted)_g / s                 H_gg = s s'/n + R_g diag(1 / (w + penalty)) R_g'
 
 Targets of 0/1, -1/+1 or centred give the same fit up to an affine map, because there is an intercept.
 """
@@ -58,7 +58,7 @@ class RidgeFit:
 class _Spectrum:
     """Features and targets in the eigenbasis of the features; rows are all originals, then view after view."""
 
-    num_views: int  # V: rows of a picture, the original among them
+    roots: Float64  # (V,): of the weights of a picture's V rows, the original first
     eigenvalues: Float64  # (r,), ascending, at least 0; r = min(n V, dim)
     rotated: Float64  # (n V, r): R
     targets: Float64  # (n V, classes): Y
@@ -66,7 +66,7 @@ class _Spectrum:
 
     @property
     def num_pictures(self) -> int:
-        return len(self.rotated) // self.num_views
+        return len(self.rotated) // len(self.roots)
 
 
 def transform(features: Array, kind: TapKind) -> Array:
@@ -99,15 +99,16 @@ def fit_ridge(features: Array, kind: TapKind, labels: Labels, num_classes: int) 
     labels
         Of the n pictures, integers below `num_classes`; a class may have no picture, its column is then constant.
     """
-    num_views = len(features) // len(labels)
+    roots = np.sqrt(_weights(len(features) // len(labels)))
+    row_roots = np.repeat(roots, len(labels))[:, None]
     # float64 throughout: where the penalty is small, leave-one-out divides by 1 - H_ii of about 1e-4
     inputs = transform(features, kind).astype(np.float64)
-    centre = inputs.mean(axis=0)
+    centre = np.square(roots) @ inputs.reshape(len(roots), len(labels), -1).mean(axis=1)
     inputs -= centre
-    inputs *= num_views**-0.5
+    inputs *= row_roots
     targets = np.eye(num_classes)[labels]
     prior = targets.mean(axis=0)
-    spectrum = _decompose(inputs, np.tile((targets - prior) * num_views**-0.5, (num_views, 1)), num_views)
+    spectrum = _decompose(inputs, np.tile(targets - prior, (len(roots), 1)) * row_roots, roots)
     penalty, residuals, held_out = _leave_one_out(spectrum, countable(labels))
     weight = inputs.T @ residuals / penalty
     return RidgeFit(
@@ -119,13 +120,20 @@ def fit_ridge(features: Array, kind: TapKind, labels: Labels, num_classes: int) 
     )
 
 
-def _decompose(inputs: Float64, targets: Float64, num_views: int) -> _Spectrum:
+def _weights(num_views: int) -> Float64:
+    """Weigh a picture's rows, (V,): half for the original, half for its views together; they add up to 1."""
+    if num_views == 1:
+        return np.ones(1)
+    return np.array([0.5, *[0.5 / (num_views - 1)] * (num_views - 1)])
+
+
+def _decompose(inputs: Float64, targets: Float64, roots: Float64) -> _Spectrum:
     """Eigendecompose the smaller of `X X'` and `X'X`."""
     num_rows, dim = inputs.shape
     eigenvalues, vectors = np.linalg.eigh(inputs.T @ inputs if num_rows > dim else inputs @ inputs.T)
     eigenvalues = np.maximum(eigenvalues, 0)  # rounding leaves the empty directions a little below
     rotated = inputs @ vectors if num_rows > dim else vectors * np.sqrt(eigenvalues)
-    return _Spectrum(num_views, eigenvalues, rotated, targets, rotated.T @ targets)
+    return _Spectrum(roots, eigenvalues, rotated, targets, rotated.T @ targets)
 
 
 def _leave_one_out(spectrum: _Spectrum, counted: NDArray[np.bool_]) -> tuple[float, Float64, Float64]:
@@ -138,8 +146,8 @@ def _leave_one_out(spectrum: _Spectrum, counted: NDArray[np.bool_]) -> tuple[flo
         return spectrum.targets - spectrum.rotated @ (spectrum.projections * shrinkage[:, step, None])
 
     def held_out(rows: Float64, step: int) -> Float64:
-        by_view = rows.reshape(spectrum.num_views, spectrum.num_pictures, -1)
-        left: Float64 = np.einsum("nv,vnc->nc", amplifiers[:, step], by_view) * spectrum.num_views**0.5
+        by_view = rows.reshape(len(spectrum.roots), spectrum.num_pictures, -1)
+        left: Float64 = np.einsum("nv,vnc->nc", amplifiers[:, step], by_view) / spectrum.roots[0]
         return left
 
     def loo_error(step: int) -> float:
@@ -152,14 +160,15 @@ def _leave_one_out(spectrum: _Spectrum, counted: NDArray[np.bool_]) -> tuple[flo
 
 def _amplifiers(spectrum: _Spectrum, shrinkage: Float64) -> Float64:
     """Return the original's row of (I - H_gg)^-1 for every picture and penalty, (n, penalties, V)."""
-    num_views, num_pictures = spectrum.num_views, spectrum.num_pictures
+    num_views, num_pictures = len(spectrum.roots), spectrum.num_pictures
+    intercept = np.outer(spectrum.roots, spectrum.roots) / num_pictures
     rotated = spectrum.rotated.reshape(num_views, num_pictures, -1)
     amplifiers = np.empty((num_pictures, shrinkage.shape[1], num_views))
     for start in range(0, num_pictures, CHUNK_ROWS):
         chunk = rotated[:, start : start + CHUNK_ROWS]
         room = np.empty((chunk.shape[1], shrinkage.shape[1], num_views, num_views))  # I - H_gg
         for one, other in combinations_with_replacement(range(num_views), 2):
-            leverage = 1 / len(spectrum.rotated) + (chunk[one] * chunk[other]) @ shrinkage
+            leverage = intercept[one, other] + (chunk[one] * chunk[other]) @ shrinkage
             room[..., one, other] = room[..., other, one] = (one == other) - leverage
         amplifiers[start : start + CHUNK_ROWS] = np.linalg.solve(room, np.eye(num_views)[:, :1])[..., 0]
     return amplifiers

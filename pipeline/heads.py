@@ -299,13 +299,9 @@ def _view_reasons(views: Sequence[int], num_views: int, errors: Sequence[float])
     """Say which augmented views were trained on, given the squared errors of all sets, that of originals first."""
     if num_views == 0:
         return ()
-    if len(views) == 1:
-        return (
-            f"The {num_views} augmented views are not trained on: the leave-one-out squared error of originals is "
-            f"{errors[0]:.4f} without them and {min(errors[1:]):.4f} with them.",
-        )
-    which = f"all {num_views}" if len(views) > num_views else f"the {len(views) - 1} of {num_views} that do not mirror"
+    num_chosen = len(views) - 1
+    left_out = ", the mirrored ones left out" if 0 < num_chosen < num_views else ""
     return (
-        f"Of the augmented views, {which} are trained on: the leave-one-out squared error of originals is "
-        f"{min(errors):.4f} with them and {errors[0]:.4f} without.",
+        f"Trained on {num_chosen or 'none'} of {num_views} augmented views{left_out}: the leave-one-out squared error "
+        f"of originals is {min(errors[1:]):.4f} with them and {errors[0]:.4f} without.",
     )

@@ -31,7 +31,8 @@ def find_gpu(visible: str | None = None, root: Path = Path("/")) -> bool:
     Parameters
     ----------
     visible
-        CUDA_VISIBLE_DEVICES, None where it is not set: what comes after a device that does not exist is hidden.
+        CUDA_VISIBLE_DEVICES, None where it is not set. CUDA stops reading at the first number that is no device, so an
+        empty list and one that begins with -1 hide every GPU.
     """
     hidden = visible is not None and visible.split(",")[0].strip() in ("", "-1", "NoDevFiles")
     # a driver without a device, or a device file without a driver, is no GPU

@@ -69,7 +69,7 @@ class BackboneSpec:
     moments: Tap | None  # first and second moments of every BatchNorm layer's input, if similarity is measured with it
 
     def space(self, view: str = "original") -> Space:
-        # random weights keep no scale: of MobileNet's the top is 1e-6, where float16 has a few bits left
+        # random weights keep no scale, and float16 has few bits below 1e-5 and none above 65,504
         dtype = "float32" if self.source == "none" else "float16"
         return Space(self.name, self.weights_sha256, replace(self.recipe, view=view), self.taps, dtype)
 

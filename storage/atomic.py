@@ -84,9 +84,14 @@ BESIDE = Stage()
 
 def write_whole(path: Path, data: bytes, stage: Stage = BESIDE, mode: int = 0o644) -> None:
     """Write a file, or replace it; after a crash at any point it holds the old bytes or the new ones."""
+    write_stream(path, [data], stage, mode)
+
+
+def write_stream(path: Path, chunks: Iterable[bytes], stage: Stage = BESIDE, mode: int = 0o644) -> None:
+    """Write a file that need not fit in memory, as `write_whole` does; what the chunks raise ends it."""
     with explained(path):
         make_folder(path.parent, stage.fs)
-        with _staged(data, stage.folder or path.parent, mode, stage.fs) as ready:
+        with _staged(chunks, stage.folder or path.parent, mode, stage.fs) as ready:
             stage.fs.rename(ready, path)
         stage.fs.fsync_path(path.parent)
 
@@ -95,7 +100,7 @@ def write_once(path: Path, data: bytes, stage: Stage = BESIDE, mode: int = 0o644
     """Write a file unless it exists; of several writers the first wins. True for the one that wrote it."""
     with explained(path):
         make_folder(path.parent, stage.fs)
-        with _staged(data, stage.folder or path.parent, mode, stage.fs) as ready:
+        with _staged([data], stage.folder or path.parent, mode, stage.fs) as ready:
             try:
                 stage.fs.link(ready, path)
                 created = True
@@ -154,24 +159,27 @@ def check_format(found: Mapping[str, Any], format: str, version: int, path: Path
     """Refuse what another program, or another version of this one, has written."""
     if found.get("format") != format:
         raise DamagedError(f"{path} has format {found.get('format')!r}; wanted {format!r}.")
-    if found.get("version") != version:
+    if not isinstance(found.get("version"), int):
+        raise DamagedError(f"{path} is damaged: it names no version of {format}.")
+    if found["version"] != version:
         raise ConflictError(
-            f"{path} has {format} version {found.get('version')!r}; this headstart reads version {version}. "
+            f"{path} has {format} version {found['version']}; this headstart reads version {version}. "
             "Use the headstart that wrote it, or another workspace."
         )
 
 
 @contextmanager
-def _staged(data: bytes, folder: Path, mode: int, fs: Fs) -> Iterator[Path]:
+def _staged(chunks: Iterable[bytes], folder: Path, mode: int, fs: Fs) -> Iterator[Path]:
     """Yield a complete, synced file; it is removed again if the block fails."""
     make_folder(folder, fs)
     path = folder / f".{uuid4().hex}.part"
     descriptor = fs.open_exclusive(path, mode)
     try:
         _lock(descriptor)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[fs.write(descriptor, rest) :]
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[fs.write(descriptor, rest) :]
         fs.fsync(descriptor)
         yield path
     except BaseException:

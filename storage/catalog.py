@@ -7,12 +7,12 @@ disk does not is forgotten, and a catalog that is lost or damaged grows again th
 from __future__ import annotations
 
 import logging
-import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import ConflictError, DamagedError
+from pipeline.fingerprint import DIGEST_BYTES
 from pipeline.types import Digest, Space
 from storage.atomic import explained, sweep
 from storage.database import Database, checksum, plain
@@ -21,6 +21,7 @@ from storage.workspace import Workspace
 log = logging.getLogger(__name__)
 
 VERSION = 1
+MAX_SEQUENCE = 2**63 - 1  # of SQLite
 SCHEMA = (
     """CREATE TABLE shards (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice
@@ -47,6 +48,13 @@ class ShardRow(NamedTuple):
     num_bytes: int
     keys: bytes
 
+    def find_fault(self) -> str | None:
+        """Say what no row of ours can be; SQLite puts any type into any column."""
+        types = tuple(type(value) for value in self)
+        if types != (str, int, int, bytes):
+            return "has columns of other types"
+        return None if len(self.keys) == DIGEST_BYTES * self.num_rows else "has another number of keys than rows"
+
 
 class State(NamedTuple):
     """Changes whenever a shard comes or goes."""
@@ -65,8 +73,30 @@ class Catalog:
         return self._workspace.catalog
 
     def recover(self, space: Space) -> None:
-        """Make catalog, disk and staging agree; milliseconds where they already do."""
+        """Make catalog, disk and staging agree; milliseconds where they already do.
+
+        A catalog that is damaged moves to quarantine, and all shards of the space are orphans of a new one.
+        """
         self._database.prepare()
+        try:
+            self._agree(space)
+        except DamagedError as error:
+            self.rebuild(space, error)
+
+    def rebuild(self, space: Space, error: DamagedError) -> None:
+        """Begin anew, unless what was found damaged was replaced by another process meanwhile."""
+        log.warning("%s", error)
+        self.set_aside(self._is_sound)
+        self._agree(space)
+
+    def _is_sound(self) -> bool:
+        try:
+            self.check(lambda _, row: row.find_fault())
+        except DamagedError:
+            return False
+        return True
+
+    def _agree(self, space: Space) -> None:
         sweep(self._workspace.staging, self._workspace.stage.fs)
         with self._database.read() as connection:
             rows = connection.execute("SELECT name FROM shards WHERE space = ?", (space.id,))
@@ -166,17 +196,28 @@ class Catalog:
 
     def state(self, space: Space) -> State:
         with self._database.read() as connection:
-            return _state(connection, space)
+            query = "SELECT ifnull(max(sequence), 0), count(*) FROM shards WHERE space = ?"
+            return State(*connection.execute(query, (space.id,)).fetchone())
 
-    def shards(self, space: Space, after: int = 0) -> tuple[State, list[ShardRow]]:
-        """Return the shards registered after a sequence number, in that order, and the state they make."""
+    def shards(self, space: Space, after: int = 0, until: int = MAX_SEQUENCE) -> Iterator[ShardRow]:
+        """Yield the shards registered after a sequence number and until another, in that order.
+
+        Raises
+        ------
+        DamagedError
+            There is a row that cannot be ours.
+        """
         with self._database.read() as connection:
-            connection.execute("BEGIN")  # both answers from one snapshot
+            # "+": walk the table, of which each row is read once, not the index of names, after which they are sorted
             rows = connection.execute(
-                "SELECT name, num_rows, num_bytes, keys FROM shards WHERE space = ? AND sequence > ? ORDER BY sequence",
-                (space.id, after),
+                "SELECT name, num_rows, num_bytes, keys FROM shards "
+                "WHERE +space = ? AND sequence > ? AND sequence <= ? ORDER BY sequence",
+                (space.id, after, until),
             )
-            return _state(connection, space), [ShardRow(*row) for row in rows]
+            for row in map(ShardRow._make, rows):
+                if fault := row.find_fault():
+                    raise DamagedError(f"{self.path} is damaged: its shard {row.name!r} {fault}.")
+                yield row
 
     def num_bytes(self, space: Space) -> int:
         with self._database.read() as connection:
@@ -188,10 +229,3 @@ class Catalog:
             rows = connection.execute("SELECT digest, reason, checksum FROM rejects WHERE recipe = ?", (recipe,))
             known: dict[Digest, str] = {row[0]: row[1] for row in rows if checksum(recipe, *row[:2]) == row[2]}
         return {digest: known[digest] for digest in digests if digest in known}
-
-
-def _state(connection: sqlite3.Connection, space: Space) -> State:
-    last, count = connection.execute(
-        "SELECT ifnull(max(sequence), 0), count(*) FROM shards WHERE space = ?", (space.id,)
-    ).fetchone()
-    return State(int(last), int(count))

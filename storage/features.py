@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 SHARD_ROWS = 1024  # a commit costs 15 ms, below 0.1 % of computing that many rows
 COMMIT_SECONDS = 30.0  # the most work that a crash can cost
+
+Answer = TypeVar("Answer")
 
 
 class _Pending(NamedTuple):
@@ -84,7 +86,7 @@ class FeatureStore:
     @property
     def num_bytes(self) -> int:
         """Size of all committed shards."""
-        return self._catalog.num_bytes(self.space)
+        return self._ask(lambda catalog: catalog.num_bytes(self.space))
 
     def missing(self, digests: Sequence[Digest]) -> list[Digest]:
         """Return what must be computed: neither stored nor rejected; in order, each once."""
@@ -97,20 +99,40 @@ class FeatureStore:
 
     def rejects(self, digests: Sequence[Digest]) -> dict[Digest, str]:
         """Return why pictures could not be decoded, for those that were tried under this recipe."""
-        return self._catalog.rejects(self._recipe, digests)
+        return self._ask(lambda catalog: catalog.rejects(self._recipe, digests))
 
     def _refresh(self) -> None:
         """Learn what this or another process has committed or removed since the last look."""
-        state = self._catalog.state(self.space)
+        self._ask(self._read_new)
+
+    def _read_new(self, catalog: Catalog) -> None:
+        state = catalog.state(self.space)
         if state == self._state:
             return
-        state, added = self._catalog.shards(self.space, after=self._state.last_sequence)
-        if state.num_shards != self._state.num_shards + len(added):  # some were removed
+        if state.num_shards < self._state.num_shards:
+            catalog.recover(self.space)  # perhaps another process is just building the catalog anew
+            state = catalog.state(self.space)
+        self._read_shards(catalog, after=self._state.last_sequence, state=state)
+        if len(self._index.shards) != state.num_shards:  # some were removed
             self._index = KeyIndex()
-            state, added = self._catalog.shards(self.space)
-        for shard in added:
-            self._index.add(shard.name, shard.keys)
+            self._read_shards(catalog, after=0, state=state)
+        if len(self._index.shards) != state.num_shards:
+            raise DamagedError(f"{catalog.path} is damaged: it holds other shards than it counts.")
         self._state = state
+
+    def _read_shards(self, catalog: Catalog, after: int, state: State) -> None:
+        self._index.reserve(SHARD_ROWS * state.num_shards)
+        for shard in catalog.shards(self.space, after, state.last_sequence):
+            self._index.add(shard.name, shard.keys)
+
+    def _ask(self, question: Callable[[Catalog], Answer]) -> Answer:
+        """Use the catalog; if it turns out to be damaged, it is built anew from the shards and asked again."""
+        try:
+            return question(self._catalog)
+        except DamagedError as error:
+            self._index, self._state = KeyIndex(), State(0, 0)
+            self._catalog.rebuild(self.space, error)
+            return question(self._catalog)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
 
@@ -147,11 +169,11 @@ class FeatureStore:
         """Make everything appended so far durable. After a failure it can be called again."""
         if not self._pending:
             return
-        catalog = self._catalog  # before anything is written: recovery would adopt it as an orphan
+        self._ask(lambda catalog: None)  # before anything is written: recovery would adopt it as an orphan
         digests = tuple(digest for pending in self._pending for digest in pending.digests)
         rejects = [reject for pending in self._pending for reject in pending.rejected]
         shards = [self._write_shard(digests)] if digests else []
-        catalog.add(self.space, shards, self._recipe, rejects)
+        self._ask(lambda catalog: catalog.add(self.space, shards, self._recipe, rejects))
         self._pending.clear()
 
     def _write_shard(self, digests: tuple[Digest, ...]) -> ShardRow:
@@ -197,6 +219,8 @@ class FeatureStore:
             Some rows are not what was written. Their shards are now in quarantine and their images missing:
             extract again and all is well.
         """
+        from storage.shards import to_float32
+
         dims = {tap.name: tap.dim for tap in self.space.taps}
         if tap not in dims:
             raise UnknownNameError("tap", tap, dims)
@@ -213,7 +237,7 @@ class FeatureStore:
         for number, places in _by_shard(shard_of, row_of):
             name = self._index.shards[number]
             try:
-                features[places] = self._open(name).read_rows(tap, row_of[places], keys[places])
+                features[_slice(places)] = to_float32(self._open(name).read_rows(tap, row_of[places], keys[places]))
             except DamagedError as error:
                 log.warning("%s", error)
                 damaged.append(name)
@@ -244,7 +268,7 @@ class FeatureStore:
             self._shards.pop(name, None)
         # Forgotten shards are orphans: recovery examines every byte of them. One that is whole after all is
         # adopted again (the catalog was wrong about what is in it), the others go to quarantine.
-        self._catalog.remove(self.space, names)
+        self._ask(lambda catalog: catalog.remove(self.space, names))
         self._catalog.recover(self.space)
         return DamagedError(
             f"{len(names)} shards of {self.space.backbone} did not hold what was written; damaged ones are in "
@@ -283,3 +307,9 @@ def _by_shard(shard_of: Indices, row_of: Indices) -> Iterator[tuple[int, Indices
     for places in np.split(order, starts):
         if len(places):
             yield int(shard_of[places[0]]), places
+
+
+def _slice(places: Indices) -> Indices | slice:
+    """Consecutive places as a slice, which numpy copies to many times faster."""
+    start, stop = int(places[0]), int(places[-1]) + 1
+    return slice(start, stop) if (np.diff(places) == 1).all() else places

@@ -37,10 +37,10 @@ class KeyIndex:
         self._num_distinct = 0  # of those
 
     def reserve(self, num_rows: int) -> None:
-        """Make room for so many rows in all; memory that is not touched is not taken."""
+        """Make room for so many rows in all, and for as many again; memory that is not touched is not taken."""
         end = self._starts[-1]
         if num_rows > len(self._words):
-            words = np.empty((num_rows, _WORDS), np.uint64)
+            words = np.empty((2 * num_rows, _WORDS), np.uint64)
             words[:end] = self._words[:end]
             self._words = words
 
@@ -48,7 +48,7 @@ class KeyIndex:
         start = self._starts[-1]
         end = start + len(keys) // DIGEST_BYTES
         if end > len(self._words):
-            self.reserve(2 * end)
+            self.reserve(end)
         self._words[start:end] = np.frombuffer(keys, np.uint64).reshape(-1, _WORDS)
         self.shards.append(shard)
         self._starts.append(end)
@@ -105,7 +105,8 @@ class KeyIndex:
         same = self._words[rows, 0] == self._words[holders, 0]
         same[same] = (self._words[rows[same]] == self._words[holders[same]]).all(axis=1)
         self._num_distinct -= int(np.count_nonzero(same))  # images that are here already
-        return rows[~same]
+        others: _Rows = rows[~same]
+        return others
 
 
 def _slots(table: _Table, level: int, words: _Words) -> Indices:

@@ -1,9 +1,9 @@
 """Measure headstart against the practice it replaces and against the limits of the machine: `make bench`.
 
-Every row is a ratio of medians from runs side by side, interleaved in one process, because absolute seconds on a shared
-machine mean little; rows that are seconds or megabytes say so. The table goes to stdout and, as JSON, to bench.json.
-Name parts to measure only those: `python -m tests.benchmarks extraction reading`; `scale` takes ten more minutes and runs
-only when it is named.
+Every row is a ratio of medians from runs side by side, interleaved in one process, because absolute seconds on a
+shared machine mean little; rows that are seconds or megabytes say so. The table goes to stdout and, as JSON, to
+bench.json. Name parts to measure only those: `python -m tests.benchmarks extraction reading`; `scale` takes ten more
+minutes and runs only when it is named.
 """
 
 from __future__ import annotations

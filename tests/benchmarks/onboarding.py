@@ -49,7 +49,9 @@ def measure_at_scale(scratch: Path) -> list[dict[str, Any]]:
     warm = time.perf_counter() - started
     shutil.rmtree(workspace)
     return [
-        row(f"peak memory of extracting {MANY:,} pictures / {FEWER:,}", peaks[MANY] / peaks[FEWER], "<= 1.10", mb=peaks),
+        row(
+            f"peak memory of extracting {MANY:,} pictures / {FEWER:,}", peaks[MANY] / peaks[FEWER], "<= 1.10", mb=peaks
+        ),
         row(f"seconds of onboarding {MANY:,} unchanged pictures", warm, "< 15", peak_mb=peak),
     ]
 

@@ -39,8 +39,20 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
         "warm": document["seconds"]["train"],  # reading the features and fitting the head, all taps considered
     }
     return [
-        compare(f"{EPOCHS} epochs with the frozen backbone inside / onboarding from nothing", "practice", "cold", seconds, ">= 15"),
-        compare(f"{EPOCHS} epochs with the frozen backbone inside / head from stored features", "practice", "warm", seconds, ">= 200"),
+        compare(
+            f"{EPOCHS} epochs with the frozen backbone inside / onboarding from nothing",
+            "practice",
+            "cold",
+            seconds,
+            ">= 15",
+        ),
+        compare(
+            f"{EPOCHS} epochs with the frozen backbone inside / head from stored features",
+            "practice",
+            "warm",
+            seconds,
+            ">= 200",
+        ),
     ]
 
 

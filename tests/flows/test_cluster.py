@@ -14,7 +14,8 @@ import pytest
 from flows import cli, extraction, steps
 from flows.progress import Quiet
 from pipeline.backbones import DEFAULT_BACKBONE, get_backbone
-from pipeline.errors import NumericsError, ServerUnreachableError, UnknownNameError, UsageError
+from pipeline.errors import ConflictError, NumericsError, ServerUnreachableError, UnknownNameError, UsageError
+from pipeline.machine import usable_cores
 from storage.features import FeatureStore
 from storage.manifests import read_manifest
 from storage.workspace import Workspace
@@ -23,21 +24,34 @@ pytestmark = [pytest.mark.prefect, pytest.mark.heavy]
 
 SPEC = get_backbone(DEFAULT_BACKBONE)
 PART_ROWS = 32
-NUM_PICTURES = 300
+NUM_PICTURES = 240
 
 
 @pytest.fixture(scope="module")
-def scheduler(prefect_server):
-    """The address of the scheduler of two worker processes."""
+def cluster(prefect_server):
+    """A Dask cluster of two worker processes."""
     from flows.cluster import local_cluster
 
-    with local_cluster(num_workers=2) as cluster:
-        yield cluster.scheduler_address
+    with local_cluster(num_workers=2) as started:
+        yield started
+
+
+@pytest.fixture
+def scheduler(cluster):
+    """The address of its scheduler."""
+    return cluster.scheduler_address
 
 
 @pytest.fixture
 def pictures(tiny_dataset):
     return tiny_dataset(per_class=NUM_PICTURES // 3)
+
+
+@pytest.mark.skipif(usable_cores() < 2 or not hasattr(os, "sched_getaffinity"), reason="needs two cores, on Linux")
+def test_workers_of_one_machine_share_its_cores_out(scheduler):
+    one, other = _on_workers(scheduler, os.sched_getaffinity, 0)
+    assert one.isdisjoint(other)
+    assert one | other == os.sched_getaffinity(0)
 
 
 def test_two_workers_store_what_one_process_stores(scheduler, pictures, warm_workspace, tmp_path):
@@ -127,7 +141,7 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch):
     from flows import cluster
 
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.2)
-    with pytest.raises(ServerUnreachableError, match="No Dask scheduler answers at 127.0.0.1:"):
+    with pytest.raises(ServerUnreachableError, match="No Dask scheduler answers at 127"):
         cluster.extract_on(_closed_port(), print)
 
 
@@ -137,10 +151,10 @@ def test_a_scheduler_without_workers_is_one_sentence():
     from flows.cluster import extract_on
 
     with (
-        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster,
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty,
         pytest.raises(ServerUnreachableError, match="has no workers"),
     ):
-        extract_on(cluster.scheduler_address, print)
+        extract_on(empty.scheduler_address, print)
 
 
 def test_a_prefect_server_that_is_set_must_answer():
@@ -153,6 +167,15 @@ def test_a_prefect_server_that_is_set_must_answer():
         pytest.raises(ServerUnreachableError, match="No Prefect server answers"),
     ):
         extract_on(None, print)
+
+
+def test_pictures_that_end_one_worker_after_the_other_are_given_up(cluster, pictures, warm_workspace, monkeypatch):
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)  # as if others had been lost over them before
+    dataset = _scan(pictures, warm_workspace)
+    with pytest.raises(ConflictError, match="lost over the same pictures"):
+        _extract(
+            cluster.scheduler_address, warm_workspace, dataset, _KillsAWorker(cluster.scheduler_address, warm_workspace)
+        )
 
 
 # ── the command line ─────────────────────────────────────────────────────────────────────────────
@@ -212,10 +235,14 @@ def _extract(scheduler, workspace, dataset, progress=None):
 
 
 def _process_ids(scheduler):
+    return _on_workers(scheduler, os.getpid)
+
+
+def _on_workers(scheduler, function, *args):
     from distributed import Client
 
     with Client(scheduler, set_as_default=False) as client:
-        return [*client.run(os.getpid).values()]
+        return [*client.run(function, *args).values()]
 
 
 def _shards(workspace):

@@ -63,7 +63,6 @@ def test_a_view_is_the_same_in_another_process():
         "print(hashlib.sha256(augmented(a_photo(), a_digest(0), 'augmented-1.2').tobytes()).hexdigest())"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
-    np.random.default_rng().random()  # no draw of ours may come from here
     assert told == digest(augmented(a_photo(), a_digest(0), "augmented-1.2").tobytes()).hex()
 
 
@@ -75,14 +74,9 @@ def test_views_of_one_picture_differ_and_so_do_pictures_in_one_view():
 
 @pytest.mark.usefixtures("still")
 def test_a_scheme_that_moves_nothing_gives_the_central_square():
-    photo = a_photo(size=(160, 121))
-    found = np.asarray(augmented(photo, DIGEST, "augmented-1.1"), int)
-    # an odd remainder lies half a pixel off a whole one, so only an even one can be compared exactly
-    np.testing.assert_array_equal(
-        np.asarray(augmented(photo.crop((0, 0, 161, 121)), DIGEST, "augmented-1.1"), int),
-        np.asarray(photo.crop((20, 0, 141, 121)), int),
-    )
-    assert found.shape == (121, 121, 3)
+    photo = a_photo(size=(161, 121))
+    found = augmented(photo, DIGEST, "augmented-1.1")
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(photo.crop((20, 0, 141, 121))))
 
 
 @pytest.mark.usefixtures("still")
@@ -121,6 +115,7 @@ def test_turn_and_scale_stay_in_their_ranges_and_use_them(view, monkeypatch):
     assert max(np.abs(angles)) < augment.MAX_TURN + 1
     assert (min(angles), max(angles)) == pytest.approx((-augment.MAX_TURN, augment.MAX_TURN), abs=4)
     assert (min(scales), max(scales)) == pytest.approx((1 / augment.MAX_SCALE, augment.MAX_SCALE), abs=0.05)
+    assert min(scales) > 1 / augment.MAX_SCALE - 0.01
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 23), (200, 150)])
@@ -134,7 +129,7 @@ def test_no_border_shows(size):
 
 
 def test_a_large_picture_is_reduced_first():
-    found = augmented(a_photo(size=(2000, 1500)), DIGEST, "augmented-1.1")
+    found = augmented(Pillow.new("RGB", (2000, 1500)), DIGEST, "augmented-1.1")
     assert found.size == (750, 750)
 
 

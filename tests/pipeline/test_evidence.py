@@ -21,12 +21,13 @@ def a_task(dim, num_rows=NUM_ROWS, seed=0):
     return features.astype(np.float32), labels
 
 
-def solve(rows, targets, penalty):
+def solve(rows, targets, penalty, weights=None):
     """Ridge with an unpenalised intercept, by the normal equations."""
-    centre, prior = rows.mean(axis=0), targets.mean(axis=0)
+    centre, prior = (np.average(values, axis=0, weights=weights) for values in (rows, targets))
     centred = rows - centre
-    gram = centred.T @ centred + penalty * np.eye(rows.shape[1])
-    weight = np.linalg.solve(gram, centred.T @ (targets - prior))
+    weighted = centred if weights is None else centred * weights[:, None]
+    gram = weighted.T @ centred + penalty * np.eye(rows.shape[1])
+    weight = np.linalg.solve(gram, weighted.T @ (targets - prior))
     return weight, prior - centre @ weight
 
 
@@ -154,6 +155,69 @@ def test_one_picture_a_class_takes_the_mean_eigenvalue_as_penalty():
 
 def test_only_pictures_with_company_can_be_held_out():
     assert countable(np.array([0, 1, 0, 2, 3, 3])).tolist() == [True, False, True, False, True, True]
+
+
+# ── augmented views ──────────────────────────────────────────────────────────────────────────────
+
+
+def views_of(features, num_views, noise=0.5):
+    """All originals, then view after view: the same pictures, each time with other noise."""
+    random = np.random.default_rng(9)
+    others = [features + noise * random.standard_normal(features.shape) for _ in range(num_views)]
+    return np.concatenate([features, *others]).astype(np.float32)
+
+
+def weights_of(num_views):
+    """Half for the original, half for its views together."""
+    return np.repeat([0.5, *[0.5 / num_views] * num_views], NUM_ROWS)
+
+
+@BOTH_FORMS
+@BOTH_KINDS
+@pytest.mark.parametrize("num_views", [1, 3])
+def test_pictures_are_held_out_with_all_their_views_as_refits_would(dim, kind, num_views):
+    features, labels = a_task(dim)
+    stacked = views_of(features, num_views)
+    fit = fit_ridge(stacked, kind, labels, NUM_CLASSES)
+    rows, targets = transform(stacked, kind).astype(np.float64), np.eye(NUM_CLASSES)[np.tile(labels, num_views + 1)]
+    expected = np.empty((NUM_ROWS, NUM_CLASSES))
+    for picture in range(NUM_ROWS):
+        others = np.arange(len(rows)) % NUM_ROWS != picture
+        weight, bias = solve(rows[others], targets[others], fit.penalty, weights_of(num_views)[others])
+        expected[picture] = rows[picture] @ weight + bias
+    np.testing.assert_allclose(fit.loo_scores, expected, atol=1e-9)
+
+
+@BOTH_FORMS
+def test_weights_are_those_of_all_views(dim):
+    features, labels = a_task(dim)
+    stacked = views_of(features, 2)
+    fit = fit_ridge(stacked, "grid", labels, NUM_CLASSES)
+    rows = transform(stacked, "grid").astype(np.float64)
+    weight, bias = solve(rows, np.eye(NUM_CLASSES)[np.tile(labels, 3)], fit.penalty, weights_of(2))
+    np.testing.assert_allclose(rows @ fit.weight + fit.bias, rows @ weight + bias, atol=1e-5)
+
+
+@BOTH_FORMS
+def test_views_that_equal_their_original_change_nothing(dim):
+    features, labels = a_task(dim)
+    alone = fit_ridge(features, "gap", labels, NUM_CLASSES)
+    thrice = fit_ridge(np.tile(features, (3, 1)), "gap", labels, NUM_CLASSES)
+    np.testing.assert_allclose(thrice.loo_scores, alone.loo_scores, atol=1e-9)
+    np.testing.assert_allclose(thrice.weight, alone.weight, atol=1e-6)
+    assert (thrice.penalty, thrice.logme) == pytest.approx((alone.penalty, alone.logme), abs=1e-6)
+
+
+@BOTH_FORMS
+def test_chunks_change_nothing_with_views(dim, monkeypatch):
+    features, labels = a_task(dim)
+    whole = fit_ridge(views_of(features, 2), "gap", labels, NUM_CLASSES)
+    monkeypatch.setattr(evidence, "CHUNK_ROWS", 7)
+    chunked = fit_ridge(views_of(features, 2), "gap", labels, NUM_CLASSES)
+    np.testing.assert_allclose(chunked.loo_scores, whole.loo_scores, atol=1e-9)
+
+
+# ── features ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @BOTH_KINDS

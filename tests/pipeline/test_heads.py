@@ -232,3 +232,97 @@ def test_the_sample_keeps_the_proportions_of_the_classes(monkeypatch):
     rows = heads._selection_rows(labels)
     assert np.bincount(labels[rows]).tolist() == pytest.approx([90, 9, 1], abs=1)
     assert len(np.unique(rows)) == 100
+
+
+# ── augmented views ──────────────────────────────────────────────────────────────────────────────
+
+
+def stacked(views):
+    """Views, the originals first, as `fit_head` takes them: view after view."""
+    return {name: np.concatenate([view[name] for view in views]) for name in views[0]}
+
+
+def a_shaken_task(good, num_rows=40):
+    """Pictures shaken by a nuisance in some directions; views shake again if `good`, else are of another class."""
+    random = np.random.default_rng(5)
+    features, labels = a_task(num_rows=num_rows, noise=0.3)
+    directions = random.standard_normal((4, DIM))
+
+    def shaken(rows):
+        return (rows + 2 * random.standard_normal((num_rows, 4)) @ directions).astype(np.float32)
+
+    views = [{"top": shaken(features["top"])} for _ in range(3)]
+    if not good:
+        views[1:] = [{"top": np.roll(view["top"], 1, axis=0)} for view in views[1:]]
+    return views, labels
+
+
+def fit_on(views, labels, taps=TOP):
+    groups = [*range(len(labels))] * len(views)
+    return fit_head(stacked(views), taps, np.tile(labels, len(views)), 4, groups)
+
+
+def test_groups_of_one_change_nothing():
+    features, labels = a_task(noise=2.5)
+    plain, grouped = fit_head(features, ALL_TAPS, labels, 4), fit_on([features], labels, ALL_TAPS)
+    assert [part.weight.tobytes() for part in plain.taps] == [part.weight.tobytes() for part in grouped.taps]
+    assert (plain.temperature, plain.evidence, plain.reasons) == (
+        grouped.temperature,
+        grouped.evidence,
+        grouped.reasons,
+    )
+
+
+def test_views_that_show_what_does_not_matter_are_trained_on():
+    views, labels = a_shaken_task(good=True)
+    test_views, test_labels = a_shaken_task(good=True, num_rows=400)
+    with_views, without = fit_on(views, labels), fit_head(views[0], TOP, labels, 4)
+    assert accuracy(with_views, test_views[0], test_labels) > accuracy(without, test_views[0], test_labels)
+    assert with_views.loo_log_loss < without.loo_log_loss
+    assert "Trained on 2 of 2 augmented views: " in with_views.reasons[-1]
+
+
+def test_views_that_mislead_are_left_out():
+    views, labels = a_shaken_task(good=False)
+    head, without = fit_on(views, labels), fit_head(views[0], TOP, labels, 4)
+    np.testing.assert_allclose(head.taps[0].weight, without.taps[0].weight, rtol=1e-6)
+    assert head.loo_error == without.loo_error
+    assert "Trained on none of 2 augmented views: " in head.reasons[-1]
+
+
+def test_mirrored_views_that_mislead_are_left_out_alone():
+    views, labels = a_shaken_task(good=True)
+    mirrored = {"top": np.roll(views[2]["top"], 1, axis=0)}
+    head = fit_on([views[0], views[1], mirrored], labels)
+    expected = fit_on(views[:2], labels)
+    np.testing.assert_array_equal(head.taps[0].weight, expected.taps[0].weight)
+    assert "Trained on 1 of 2 augmented views, the mirrored ones left out" in head.reasons[-1]
+
+
+def test_copies_of_a_picture_do_not_give_it_away():
+    features, labels = a_task(num_rows=40, noise=4.0)
+    without, copied = fit_head(features, TOP, labels, 4), fit_on([features] * 3, labels)
+    assert without.loo_error > 0.2
+    assert copied.loo_error == without.loo_error
+
+
+def test_pictures_alone_in_their_class_cannot_speak_for_views():
+    views, _ = a_shaken_task(good=True, num_rows=4)
+    head = fit_on(views, np.arange(4))
+    assert "Trained on none of 2" in head.reasons[-1]
+
+
+def test_many_pictures_choose_taps_and_views_on_a_sample(monkeypatch):
+    views, labels = a_shaken_task(good=True, num_rows=120)
+    whole = fit_ridge(stacked(views)["top"], "gap", labels, 4)
+    monkeypatch.setattr(heads, "SELECTION_SIZE", 60)
+    head = fit_on(views, labels)
+    assert "Trained on 2 of 2 augmented views: " in head.reasons[-1]
+    np.testing.assert_array_equal(head.taps[0].weight, whole.weight)
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3], [0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 2, 1], [0, 1, 2, 0, 1, 1]])
+def test_rows_that_do_not_lie_view_after_view_are_refused(groups):
+    features = {"top": np.ones((6, DIM), np.float32)}
+    with pytest.raises(ValueError, match="all originals"):
+        fit_head(features, TOP, [0, 1, 0, 0, 1, 0], 2, groups)

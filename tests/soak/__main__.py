@@ -1,4 +1,4 @@
-"""Long trials of the store, started by a person: `make soak`, or one of them by name.
+"""Long trials of the store, started by a person: `make soak`, or some of them by name.
 
     python -m tests.soak kills --runs 500
     python -m tests.soak flips --runs 1000
@@ -16,38 +16,33 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.soak import flips, kills, writers
+
+TRIALS = {
+    "flips": lambda folder, options: flips.run(folder, options.runs or 1000, options.seed),
+    "writers": lambda folder, options: writers.run(folder, options.minutes * 60, options.seed),
+    "kills": lambda folder, options: kills.run(folder, options.runs or 500, options.seed),
+}
+
 
 def main() -> None:
     """Run the named trials, by default all of them."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", choices=["kills", "flips", "writers", []], metavar="NAME")
-    parser.add_argument("--runs", type=int, help="kills (default 500) or flips (default 1000)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of writers")
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Long trials of the store.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(TRIALS)}; by default all")
+    parser.add_argument("--runs", type=int, help="flips (default 1000) or kills (default 500)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of writers (default 10)")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    logging.getLogger("storage").setLevel(logging.ERROR)  # damage is expected here
+    options = parser.parse_args()
+    if unknown := set(options.names) - TRIALS.keys():
+        parser.error(f"unknown trials: {', '.join(sorted(unknown))}; there are {', '.join(TRIALS)}")
+    logging.disable()  # damage is expected here
     ok = True
-    for name in arguments.names or ["flips", "writers", "kills"]:
+    for name in options.names or TRIALS:
         with tempfile.TemporaryDirectory(prefix=f"headstart-{name}-") as folder:
-            summary = _run(name, Path(folder), arguments)
+            summary = TRIALS[name](Path(folder), options)
         print(json.dumps({"trial": name, **summary}, indent=1), flush=True)
         ok &= summary["ok"]
     sys.exit(not ok)
-
-
-def _run(name: str, scratch: Path, arguments: argparse.Namespace) -> dict[str, object]:
-    # imported here: the processes that they start import this package too
-    if name == "flips":
-        from tests.soak import flips
-
-        return flips.run(scratch, arguments.runs or 1000, arguments.seed)
-    if name == "writers":
-        from tests.soak import writers
-
-        return writers.run(scratch, arguments.minutes * 60, arguments.seed)
-    from tests.soak import kills
-
-    return kills.run(scratch, arguments.runs or 500, arguments.seed)
 
 
 if __name__ == "__main__":

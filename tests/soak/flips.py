@@ -26,7 +26,7 @@ import numpy as np
 from flows.progress import Quiet
 from pipeline.errors import ConflictError, DamagedError
 from storage.features import FeatureStore
-from storage.verification import Verification
+from storage.verification import LEFT, Verification
 from storage.workspace import Workspace
 from tests.soak.rows import SPACE, block_of, digest_of, values_of
 
@@ -41,7 +41,7 @@ SHARES = {"shard": 0.55, "catalog": 0.35, "space": 0.05, "canary": 0.05}
 
 def run(scratch: Path, num_flips: int, seed: int = 0) -> dict[str, Any]:
     """Flip bits one after the other, each in a whole store; returns the summary."""
-    pristine = _write_store(scratch / "pristine")
+    pristine = write_store(scratch / "pristine")
     counts: Counter[str] = Counter()
     examples: list[dict[str, Any]] = []
     examiner = _Examiner(pristine, scratch)
@@ -55,7 +55,8 @@ def run(scratch: Path, num_flips: int, seed: int = 0) -> dict[str, Any]:
     return {"ok": not failed, "flips": num_flips, "counts": dict(sorted(counts.items())), "failures": examples}
 
 
-def _write_store(root: Path) -> Path:
+def write_store(root: Path) -> Path:
+    """Write a small store of everything that a store can hold."""
     store = FeatureStore(Workspace.open(root), SPACE)
     store.write_canary(block_of(CANARY))
     for start in NUMBERS[::SHARD_ROWS]:
@@ -121,7 +122,7 @@ AT_MOST_RECOMPUTED = {
 FAILURES = {"hung", "crashed", "raised", "read wrong", "not found by verify", "too much recomputed", "not usable again"}
 
 
-def _examine(pristine: Path, scratch: Path, flip: dict[str, Any]) -> dict[str, Any]:
+def examine(pristine: Path, scratch: Path, flip: dict[str, Any]) -> dict[str, Any]:
     """Use a store that was damaged; and verify another one, then use that."""
     try:
         root = _flipped(pristine, scratch / "used", flip)
@@ -135,7 +136,9 @@ def _examine(pristine: Path, scratch: Path, flip: dict[str, Any]) -> dict[str, A
         else:
             outcomes.append("not found by verify" if changed else "changes nothing that can be read")
         after = _use(root, flip)
-        if after not in ("right", "right, rows computed again"):
+        if after == "refused" and any(finding.done == LEFT for finding in verification.findings):
+            outcomes.append("left to a person")  # such as a version that became another number
+        elif after not in ("right", "right, rows computed again"):
             outcomes.append("not usable again")
         return {"outcomes": outcomes, "after": after}
     except _Failure as failure:
@@ -158,6 +161,7 @@ def _use(root: Path, flip: dict[str, Any]) -> str:
             kept = [number for number in NUMBERS if digest_of(number) not in missing]
             _check_rows(store, kept)
             _check_canary(store)
+            rejects = store.rejects([digest for digest, _ in REJECTS])
         except DamagedError:
             damaged = True
             continue
@@ -165,7 +169,6 @@ def _use(root: Path, flip: dict[str, Any]) -> str:
             return "refused"
         if len(missing) > AT_MOST_RECOMPUTED[flip["kind"]]:
             raise _Failure("too much recomputed")
-        rejects = store.rejects([digest for digest, _ in REJECTS])
         if not rejects.items() <= dict(REJECTS).items():
             raise _Failure("read wrong")
         with store:
@@ -220,7 +223,7 @@ def _dump(root: Path) -> Any:
 def _serve(pristine: Path, scratch: Path) -> None:
     logging.disable()
     for line in sys.stdin:
-        print(json.dumps(_examine(pristine, scratch, json.loads(line))), flush=True)
+        print(json.dumps(examine(pristine, scratch, json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

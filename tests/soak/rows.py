@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import count
 
 import numpy as np
 
@@ -31,7 +33,4 @@ def block_of(numbers: Iterable[int], rejected: tuple[tuple[Digest, str], ...] = 
 
 def spaces() -> Iterable[Space]:
     """Spaces without end, with the same taps."""
-    from dataclasses import replace
-    from itertools import count
-
     return (replace(SPACE, backbone=f"soak{number}") for number in count())

@@ -31,7 +31,7 @@ def run(scratch: Path, seconds: float, seed: int = 0) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     answers: Queue[Counts] = context.Queue()
     processes = [
-        context.Process(target=_work, args=(role, str(root), time.time() + seconds, seed + number, answers))
+        context.Process(target=_work, args=(role, str(root), seconds, seed + number, answers))
         for number, role in enumerate(("write", "write", "read", "read"))
     ]
     for process in processes:
@@ -46,8 +46,9 @@ def run(scratch: Path, seconds: float, seed: int = 0) -> dict[str, Any]:
     return {"ok": not problems, "seconds": seconds, "problems": problems, "counts": dict(sorted(totals.items()))}
 
 
-def _work(role: str, root: str, deadline: float, seed: int, answers: Queue[Counts]) -> None:
+def _work(role: str, root: str, seconds: float, seed: int, answers: Queue[Counts]) -> None:
     counts: Counts = Counter()
+    deadline = time.time() + seconds
     dice = random.Random(seed)
     try:
         (_write if role == "write" else _read)(Workspace.open(root), deadline, dice, counts)
@@ -69,6 +70,8 @@ def _write(workspace: Workspace, deadline: float, dice: random.Random, counts: C
             if dice.random() > SHARE_REPEATED:
                 missing = set(store.missing([digest_of(number) for number in numbers]))
                 numbers = [number for number in numbers if digest_of(number) in missing]
+            if not numbers:
+                continue
             store.append(block_of(numbers))
             store.commit()
             counts["commits"] += 1

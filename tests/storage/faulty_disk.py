@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from storage.atomic import Fs
 
-BLOCK_BYTES = 4096  # what a disk writes whole
+BLOCK_BYTES = 512  # what a disk writes whole, at least
 
 
 class Death(BaseException):
@@ -186,9 +186,7 @@ class FaultyDisk(Fs):
             Called for every unsynced change of a name, and for every unsynced block of bytes.
         """
         shutil.copytree(here, there)
-        found = {
-            path: node for path, node in self._nodes.items() if isinstance(node, File) and node.data != node.synced
-        }
+        found = {path: node for path, node in self._nodes.items() if _is_unsynced(node)}
         for changes in self._unsynced.values():
             state = {}
             for path, before, after in changes:

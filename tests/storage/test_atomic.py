@@ -92,6 +92,7 @@ def test_a_document_cannot_name_its_own_format():
     [
         (b'{"format": "headstart.test", "version": 2}', ConflictError, "version 2"),
         (b'{"format": "headstart.other", "version": 1}', DamagedError, "wanted 'headstart.test'"),
+        (b'{"format": "headstart.test", "versinn": 1}', DamagedError, "names no version"),
         (b'{"format": "headst', DamagedError, "not JSON"),
         (b"\xff\xfe", DamagedError, "not JSON"),
         (b"[]", DamagedError, "no JSON object"),

@@ -5,6 +5,7 @@ import sqlite3
 import pytest
 
 from pipeline.errors import ConflictError
+from storage.catalog import Catalog
 from storage.features import FeatureStore
 
 
@@ -20,10 +21,10 @@ def filled(workspace, space, block_of):
 
 @pytest.fixture
 def assert_all_there(space, block_of, digests_of):
-    def check(workspace):
+    def check(workspace, and_also=()):
         store = FeatureStore(workspace, space)
-        assert store.missing(digests_of(range(13))) == digests_of([12])
-        assert store.num_stored == 12
+        assert store.missing(digests_of([*range(13), *and_also])) == digests_of([12])
+        assert store.num_stored == 12 + len(and_also)
         found = store.read(digests_of(range(12)), "top")
         assert (found == block_of(range(12)).taps["top"]).all()
 
@@ -111,3 +112,71 @@ def test_foreign_files_among_the_shards_are_left_alone(filled, assert_all_there,
     filled.catalog.unlink()
     assert_all_there(filled)
     assert (folder / "notes.h5").read_bytes() == b"mine"
+
+
+# ── damage that shows only when the catalog is used ──────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE shards SET keys = substr(keys, 2) WHERE sequence = 2",
+        "UPDATE shards SET keys = 'text' WHERE sequence = 2",
+        "UPDATE shards SET name = CAST(x'ff00' AS TEXT) WHERE sequence = 2",
+        "UPDATE shards SET name = x'0102' WHERE sequence = 2",
+        "UPDATE shards SET num_rows = 1 << 60 WHERE sequence = 2",
+        "UPDATE shards SET num_rows = -1 WHERE sequence = 2",
+        "UPDATE shards SET num_bytes = 'many' WHERE sequence = 2",
+        "DROP TABLE shards",
+    ],
+)
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_catalog_that_holds_nonsense_is_built_anew(
+    filled, space, block_of, digests_of, assert_all_there, change, is_open
+):
+    store = FeatureStore(filled, space)
+    if is_open:
+        store.rejects([])
+    connection = sqlite3.connect(filled.catalog)
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute(change)
+    connection.commit()
+    connection.close()
+    assert store.missing(digests_of(range(13))) == digests_of([12])
+    assert (store.read(digests_of(range(12)), "top") == block_of(range(12)).taps["top"]).all()
+    Catalog(filled).check(lambda _, row: row.find_fault())
+    assert_all_there(filled)
+
+
+def test_a_catalog_overwritten_while_a_store_is_open_is_built_anew(
+    filled, space, block_of, digests_of, assert_all_there
+):
+    with FeatureStore(filled, space) as store:
+        assert store.num_stored == 12
+        filled.catalog.write_bytes(b"rubbish" * 5000)
+        store.append(block_of([20]))
+        store.commit()
+        assert store.num_stored == 13
+    assert_all_there(filled, and_also=[20])
+
+
+def test_rows_that_a_catalog_under_construction_does_not_know_yet_are_not_missing(filled, space, digests_of):
+    store = FeatureStore(filled, space)
+    assert store.num_stored == 12
+    connection = sqlite3.connect(filled.catalog)
+    connection.execute("DELETE FROM shards WHERE sequence > 1")
+    connection.commit()
+    connection.close()
+    assert store.missing(digests_of(range(12))) == []
+
+
+def test_nothing_is_read_again_after_a_commit(filled, space, block_of, digests_of, monkeypatch):
+    store = FeatureStore(filled, space)
+    assert store.num_stored == 12
+    asked = []
+    shards = Catalog.shards
+    monkeypatch.setattr(Catalog, "shards", lambda *arguments: asked.append(arguments[2]) or shards(*arguments))
+    store.append(block_of([20]))
+    store.commit()
+    assert store.missing(digests_of([0, 11, 20])) == []
+    assert asked == [3]  # what came after the third

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConflictError, DamagedError, NumericsError
-from storage.shards import encode_shard, is_named_after_content, open_shard, read_all, to_stored
+from storage.shards import encode_shard, is_named_after_content, open_shard, read_all, to_float32, to_stored
 
 # Written by encode_shard at format version 1: block_of(range(3)). It must stay readable for good.
 GOLDEN = Path(__file__).parent / "golden" / "shard-v1.h5"
@@ -241,6 +241,13 @@ def test_a_flipped_bit_is_never_read_as_a_feature(shard_file, space, block_of, p
             np.testing.assert_array_equal(found, block.taps[tap.name])  # bytes that nobody uses
     except ConflictError:
         pass  # noticed; a flip in the version reads as another version
+
+
+def test_every_finite_float16_is_widened_exactly():
+    halves = np.arange(1 << 16, dtype=np.uint16).view("<f2")
+    halves = halves[np.isfinite(halves)]
+    np.testing.assert_array_equal(to_float32(halves).view(np.uint32), halves.astype(np.float32).view(np.uint32))
+    assert to_float32(halves.astype("<f4")).dtype == np.float32
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 0.999])

@@ -1,0 +1,132 @@
+"""Filling the store without training, and what else than the default can be asked for."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from flows import extraction, steps
+from flows.backbone import find_backbone
+from pipeline.backbones import DEFAULT_BACKBONE, get_backbone
+from pipeline.errors import ConflictError, NotFoundError, UnknownNameError, UsageError
+from pipeline.types import DECODERS
+from storage.features import FeatureStore
+from storage.manifests import read_manifest
+from storage.models import get_model
+from storage.packs import open_pack
+from storage.workspace import Workspace
+
+pytestmark = pytest.mark.heavy
+
+
+def request(place, **options):
+    return steps.Request(str(place.folder), str(place.workspace), "shapes", **options)
+
+
+def counts(document):
+    return tuple(document["features"][name] for name in ("num_images", "num_computed", "num_reused"))
+
+
+# ── extract ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_extract_computed_onboard_finds(tiny_dataset, warm_workspace):
+    asked = steps.Request(str(tiny_dataset()), str(warm_workspace))
+    assert counts(steps.extract_only(asked)) == (24, 24, 0)
+    assert counts(steps.onboard(asked)) == (24, 0, 24)
+
+
+def test_a_pack_has_everything_that_training_reads(again, tmp_path):
+    path = tmp_path / "shapes.h5"
+    document = steps.extract_only(request(again), pack=str(path))
+    assert document["pack"] == str(path)
+    images = read_manifest(Workspace.open(again.workspace), "shapes").images
+    with h5py.File(path) as file:
+        assert [bytes(key) for key in file["key"][:]] == [image.digest for image in images]
+        assert file["label"][:].tolist() == [image.label for image in images]
+        top = file["features/top"][:]
+    store = FeatureStore(Workspace.open(again.workspace), get_backbone(DEFAULT_BACKBONE).space())
+    np.testing.assert_array_equal(top.astype(np.float32), store.read([image.digest for image in images], "top"))
+    assert [bytes(split).decode() for split in open_pack(path).splits] == [image.split for image in images]
+
+
+def test_a_pack_never_overwrites_a_file(again, tmp_path):
+    path = tmp_path / "thesis.h5"
+    path.write_text("years of work")
+    with pytest.raises(ConflictError, match="not overwritten"):
+        steps.extract_only(request(again), pack=str(path))
+    assert path.read_text() == "years of work"
+
+
+def test_parts_cover_what_is_missing_and_nothing_else(tiny_dataset, warm_workspace):
+    asked = steps.Request(str(tiny_dataset()), str(warm_workspace))
+    spec = get_backbone(DEFAULT_BACKBONE)
+    root, dataset = str(warm_workspace), steps.scan(asked)
+    parts = extraction.plan_parts(root, dataset, spec, 0, part_rows=10)
+    assert [(part.start, part.stop) for part in parts] == [(0, 10), (10, 20), (20, 24)]
+
+    done = extraction.extract_part(root, dataset, spec, parts[1])
+    assert done.num_computed == 10
+    assert extraction.plan_parts(root, dataset, spec, 0, part_rows=10) == [parts[0], parts[2]]
+    assert extraction.extract_part(root, dataset, spec, parts[1]).num_computed == 0
+
+
+# ── views ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_views_of_training_pictures_are_computed_once_each(again):
+    num_train = again.document["size"]["num_train"]
+    first = steps.onboard(request(again, views=2))
+    assert counts(first) == (24, 2 * num_train, 24)
+    assert counts(steps.onboard(request(again, views=1))) == (24, 0, 24 + num_train)
+    assert counts(steps.onboard(request(again, views=3))) == (24, num_train, 24 + 2 * num_train)
+    assert counts(steps.onboard(request(again))) == (24, 0, 24)
+
+
+def test_a_model_knows_the_views_it_was_offered(again):
+    with_views = steps.onboard(request(again, views=1))
+    assert with_views["model"]["version"] == 2
+    assert get_model(Workspace.open(again.workspace), "shapes@2").record["features"]["num_views"] == 1
+    assert steps.onboard(request(again, views=1))["model"]["version"] == 2
+    assert with_views["metrics"]["num_images"] == again.document["metrics"]["num_images"]
+
+
+# ── recipes and backbones ────────────────────────────────────────────────────────────────────────
+
+
+def test_another_recipe_is_another_space_and_another_model(again):
+    scaled = steps.onboard(request(again, recipe="scaled"))
+    assert counts(scaled) == (24, 24, 0)
+    assert scaled["features"]["space"] != again.document["features"]["space"]
+    assert get_model(Workspace.open(again.workspace), "shapes").record["recipe"]["decoder"] == DECODERS["scaled"]
+    assert steps.onboard(request(again))["model"]["version"] == 1
+
+
+def test_any_network_of_keras_can_be_the_backbone(again, headstart):
+    document = steps.onboard(request(again, backbone="mobilenet_v3_small", weights="none"))
+    assert counts(document) == (24, 24, 0)
+    assert document["features"]["backbone"] == "mobilenet_v3_small"
+    assert document["certificate"]["passed"]
+    assert document["similarity"] == again.document["similarity"]
+    assert any(f"measured with {DEFAULT_BACKBONE}" in reason for reason in document["reasons"])
+
+    options = ("--backbone", "mobilenet_v3_small", "--weights", "none", "--name", "shapes", "--json")
+    found = headstart("onboard", again.folder, "--workspace", again.workspace, *options)
+    assert json.loads(found.stdout)["model"] == document["model"]
+    assert "tensorflow" not in found.loaded
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"name": "resnet51", "weights": None}, UnknownNameError),
+        ({"name": DEFAULT_BACKBONE, "weights": "none"}, UsageError),
+        ({"name": "resnet50", "weights": "no/such/file.weights.h5"}, NotFoundError),
+    ],
+)
+def test_a_backbone_that_cannot_be_had_is_one_sentence(workspace, options, error):
+    with pytest.raises(error):
+        find_backbone(Workspace.open(workspace), decoder=DECODERS["exact"], **options)
