@@ -55,7 +55,7 @@ def assert_completed(filled, space, block_of, digests_of):
 
 
 def test_a_flipped_bit_is_found_and_costs_its_own_shard(tmp_path):
-    summary = flips.run(tmp_path, num_flips=24)
+    summary = flips.run(tmp_path, num_flips=20)
     assert summary["ok"], summary["failures"]
     assert {"shard: found by verify", "catalog: found by verify"} <= summary["counts"].keys()
 
