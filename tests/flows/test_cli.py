@@ -337,7 +337,7 @@ def test_an_interrupted_run_gives_the_cursor_back(interrupted):
 @pytest.mark.heavy
 def test_the_run_after_an_interrupted_one_goes_on_from_there(interrupted):
     dataset = steps.scan(steps.Request(str(interrupted.folder), str(interrupted.workspace)))
-    extracted = steps.extract(str(interrupted.workspace), dataset, "efficientnet_lite0")
+    extracted = steps.extract(str(interrupted.workspace), dataset, get_backbone(DEFAULT_BACKBONE))
     assert extracted.num_images == 400
     assert 0 < extracted.num_computed < 400
 

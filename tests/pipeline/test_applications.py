@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.backbones import APPLICATIONS, BACKBONE_NAMES, DEFAULT_BACKBONE, check_backbone, get_backbone, parse_spec
-from pipeline.errors import DamagedError, NotFoundError, UnknownNameError, UsageError
+from pipeline.errors import DamagedError, NotFoundError, NumericsError, UnknownNameError, UsageError
 from tests.conftest import ROOT
 from tests.factories import a_head, a_photo, an_image, encoded
 
@@ -307,9 +307,16 @@ def check_in_plain_keras(path):
     assert finished.stdout.strip() == "(None, 3)", finished.stderr
 
 
+# with random weights Keras itself makes 0.3 of 1e-6 in the pixels, so nothing can agree with it to 1e-4
+CHAOTIC = ("efficientnet_v2_m", "efficientnet_v2_l")
+REFUSED = pytest.mark.xfail(raises=NumericsError, strict=True, reason="random weights amplify rounding")
+
+
 @pytest.mark.sweep
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=REFUSED if name in CHAOTIC else ()) for name in APPLICATIONS]
+)
 def test_every_network_is_a_backbone_at_its_own_size(name, describe, tmp_path):
     from pipeline.conversion import convert_backbone
     from pipeline.networks import load_backbone

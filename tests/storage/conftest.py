@@ -32,6 +32,7 @@ def space():
             depth="16-bit-by-used-range",
             crop="centre-square",
             resize="bicubic-antialias",
+            view="original",
         ),
         taps=(
             Tap(name="stage5_grid", layer="block5", kind="grid", dim=9, depth=0),
