@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.backbones import BACKBONES, get_backbone
+from pipeline.types import DECODERS
 from storage import manifests, models
 from storage.bundles import REPORT_FILE
 from storage.features import FeatureStore
@@ -45,6 +46,8 @@ def list_features(workspace_root: str) -> list[dict[str, Any]]:
             {
                 "space": space.id,
                 "backbone": space.backbone,
+                "recipe": next(name for name, decoder in DECODERS.items() if decoder == space.recipe.decoder),
+                "view": space.recipe.view,
                 "num_images": store.num_stored,
                 "megabytes": round(store.num_bytes / 1e6, 1),
                 "dtype": space.dtype,

@@ -21,6 +21,7 @@ from typing import Any
 from uuid import uuid4
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
+from pipeline.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +113,21 @@ def write_once(path: Path, data: bytes, stage: Stage = BESIDE, mode: int = 0o644
 
 
 def to_json(value: Mapping[str, Any], format: str, version: int) -> bytes:
-    """Encode a document that names its format; ASCII, so that undecodable file names survive."""
-    if taken := {"format", "version"} & value.keys():
+    """Encode a document that names its format and vouches for itself; ASCII, so that undecodable names survive."""
+    document = sealed(value, format, version)
+    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii")
+
+
+def sealed(value: Mapping[str, Any], format: str, version: int) -> dict[str, Any]:
+    """Add format, version and the checksum of all that to a document."""
+    if taken := {"format", "version", "checksum"} & value.keys():
         raise ValueError(f"{taken} of a document are not the caller's to set")
     document = {"format": format, "version": version, **value}
-    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode("ascii")
+    return {**document, "checksum": _checksum(document)}
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    return fingerprint(json.loads(json.dumps(document, allow_nan=False)))  # as a reader will see it
 
 
 def write_json(path: Path, value: Mapping[str, Any], format: str, version: int, stage: Stage = BESIDE) -> None:
@@ -141,8 +152,18 @@ def read_json(path: Path, format: str, version: int) -> dict[str, Any]:
         raise NotFoundError(f"There is no {path}.") from error
     except OSError as error:
         raise ConflictError(f"Cannot read {path}: {error.strerror}.") from error
-    check_format(document, format, version, path)
-    return document
+    return unsealed(document, format, version, path)
+
+
+def unsealed(document: Mapping[str, Any], format: str, version: int, path: Path) -> dict[str, Any]:
+    """Check what `sealed` added; returns the document without its checksum."""
+    content = {key: value for key, value in document.items() if key != "checksum"}
+    if "checksum" in document and document["checksum"] != fingerprint(content):
+        raise DamagedError(f"{path} is damaged: it does not hold what its checksum says.")
+    check_format(content, format, version, path)
+    if "checksum" not in document:
+        raise DamagedError(f"{path} is damaged: its checksum is gone.")
+    return content
 
 
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:

@@ -245,15 +245,6 @@ class FeatureStore:
             raise self._set_aside(damaged)
         return features
 
-    def verify(self) -> None:
-        """Read every byte of every shard (about 1 GB/s); damage ends as in `read`."""
-        from storage.shards import is_named_after_content
-
-        self._refresh()
-        paths = [self._workspace.shard(self.space.id, name) for name in self._index.shards]
-        if damaged := [path.stem for path in paths if not is_named_after_content(path)]:
-            raise self._set_aside(damaged)
-
     def _open(self, name: str) -> Shard:
         from storage.shards import open_shard
 

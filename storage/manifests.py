@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
 from pipeline.fingerprint import fingerprint as fingerprint_of
 from pipeline.types import Image, Manifest, Rejected
-from storage.atomic import check_format, parse_json, read_json, write_json, write_whole
+from storage.atomic import parse_json, read_json, sealed, unsealed, write_json, write_whole
 from storage.workspace import Workspace
 
 FORMAT = "headstart.manifest"
@@ -76,29 +76,28 @@ def write_manifest(workspace: Workspace, manifest: Manifest, rebind: bool = Fals
             f"Dataset '{name}' is already {known.root}; this is {manifest.root}. Pass --name to choose another name."
         )
     ref = DatasetRef(name, manifest.root, manifest.fingerprint)
-    lines = "".join(f"{json.dumps(line)}\n" for line in _to_lines(manifest, ref))
-    write_whole(workspace.manifest(name, ref.fingerprint), lines.encode("ascii"), workspace.stage)
+    write_whole(workspace.manifest(name, ref.fingerprint), _to_bytes(manifest, ref), workspace.stage)
     current = {"name": ref.name, "root": ref.root, "fingerprint": ref.fingerprint}
     write_json(workspace.current(name), current, CURRENT_FORMAT, CURRENT_VERSION, workspace.stage)
     return ref
 
 
-def _to_lines(manifest: Manifest, ref: DatasetRef) -> Iterator[Any]:
-    yield {
-        "format": FORMAT,
-        "version": VERSION,
+def _to_bytes(manifest: Manifest, ref: DatasetRef) -> bytes:
+    """Encode a header that vouches for itself and for the rows below it, one per image."""
+    rows = [[image.digest.hex(), image.path, image.label, image.split] for image in manifest.images]
+    body = "".join(f"{json.dumps(row)}\n" for row in rows).encode("ascii")
+    header = {
         "dataset": manifest.dataset,
         "root": manifest.root,
         "fingerprint": ref.fingerprint,
         "classes": manifest.classes,
-        "num_images": len(manifest.images),
+        "rows_sha256": hashlib.sha256(body).hexdigest(),
         "num_files": manifest.num_files,
         "num_duplicates": manifest.num_duplicates,
         "rejected": [[rejected.path, rejected.reason] for rejected in manifest.rejected],
         "notes": manifest.notes,
     }
-    for image in manifest.images:
-        yield [image.digest.hex(), image.path, image.label, image.split]
+    return f"{json.dumps(sealed(header, FORMAT, VERSION))}\n".encode("ascii") + body
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────
@@ -139,13 +138,13 @@ def read_manifest(workspace: Workspace, name: str, fingerprint: str | None = Non
         fingerprint = ref.fingerprint
     path = workspace.manifest(name, fingerprint)
     try:
-        lines = path.read_bytes().splitlines()
+        head, _, body = path.read_bytes().partition(b"\n")
     except FileNotFoundError as error:
         raise NotFoundError(f"Dataset '{name}' has no manifest {fingerprint}.") from error
-    header = parse_json(lines[0] if lines else b"", path)
-    check_format(header, FORMAT, VERSION, path)
-    manifest = _from_lines(header, lines[1:], path)
-    if not fingerprint == header.get("fingerprint") == manifest.fingerprint:
+    header = unsealed(parse_json(head, path), FORMAT, VERSION, path)
+    manifest = _from_lines(header, body.splitlines(), path)
+    intact = hashlib.sha256(body).hexdigest() == header.get("rows_sha256")
+    if not (intact and fingerprint == header.get("fingerprint") == manifest.fingerprint):
         raise DamagedError(f"{path} is damaged: its content has another fingerprint. Run `headstart plan` again.")
     return manifest
 

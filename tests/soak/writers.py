@@ -11,9 +11,10 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import HeadstartError
+from flows.progress import Quiet
 from storage.features import FeatureStore
 from storage.spaces import list_spaces
+from storage.verification import Verification
 from storage.workspace import Workspace
 from tests.soak.rows import block_of, digest_of, spaces, values_of
 
@@ -104,11 +105,6 @@ def _read(workspace: Workspace, deadline: float, dice: random.Random, counts: Co
 
 def _count_damage(root: Path) -> Counts:
     """Check every byte of what is left."""
-    workspace = Workspace.open(root)
-    counts: Counts = Counter()
-    for space in list_spaces(workspace):
-        try:
-            FeatureStore(workspace, space).verify()
-        except HeadstartError as error:
-            counts[f"error of verify: {error}"] += 1
-    return counts
+    verification = Verification(str(root), Quiet())
+    verification.run()
+    return Counter(f"found by verify: {finding.problem}" for finding in verification.findings)

@@ -74,7 +74,25 @@ def test_of_two_writers_the_first_wins(tmp_path):
 @given(st.dictionaries(st.text().filter(lambda key: key not in ("format", "version")), st.text()))
 def test_a_document_comes_back_as_it_was(value):
     document = parse_json(to_json(value, "headstart.test", 1), "file")
+    assert document.pop("checksum")
     assert document == {"format": "headstart.test", "version": 1, **value}
+
+
+def test_a_document_that_was_touched_is_damaged(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"distance": 0.031, "name": "pets"}, "headstart.test", 1)
+    whole = path.read_bytes()
+    for place, byte in enumerate(whole):
+        path.write_bytes(whole[:place] + bytes([byte ^ 1]) + whole[place + 1 :])
+        try:
+            document = read_json(path, "headstart.test", 1)
+        except DamagedError:
+            continue
+        assert (document["distance"], document["name"]) == (0.031, "pets")  # white space
+    write_json(path, {"distance": 0.031}, "headstart.test", 1)
+    path.write_text(path.read_text().replace("checksum", "chocksum"))
+    with pytest.raises(DamagedError, match="checksum"):
+        read_json(path, "headstart.test", 1)
 
 
 def test_undecodable_names_survive_json(tmp_path):

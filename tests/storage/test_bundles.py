@@ -6,15 +6,14 @@ import pytest
 from pipeline.errors import DamagedError
 from pipeline.types import DECODERS, Recipe
 from storage.bundles import RECIPE_FILE, read_classes, read_recipe, write_bundle_files
+from tests.factories import rewrite_document
 
 RECIPE = Recipe(size=240)
 
 
 def change(folder, **fields):
     path = folder / RECIPE_FILE
-    document = json.loads(path.read_text())
-    document["recipe"] |= fields
-    path.write_text(json.dumps(document))
+    rewrite_document(path, recipe=json.loads(path.read_text())["recipe"] | fields)
 
 
 @pytest.mark.parametrize("decoder", DECODERS.values())

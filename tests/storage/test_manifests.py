@@ -19,6 +19,7 @@ from storage.manifests import (
     read_manifest,
     write_manifest,
 )
+from tests.factories import rewrite_document
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_a_manifest_that_changed_is_refused(workspace, manifest, damage):
 
 def test_a_manifest_of_another_version_is_refused(workspace, manifest):
     path = workspace.manifest("pets", write_manifest(workspace, manifest).fingerprint)
-    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 9'))
+    rewrite_document(path, version=9)
     with pytest.raises(ConflictError, match="version 9"):
         read_manifest(workspace, "pets")
 

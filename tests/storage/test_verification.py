@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import sqlite3
@@ -21,6 +20,7 @@ from storage.records import write_record
 from storage.usage import alone
 from storage.verification import Verification
 from storage.workspace import Workspace
+from tests.factories import rewrite_document
 
 
 class Listener:
@@ -322,8 +322,7 @@ def test_a_space_of_another_version_is_left_as_it_is(workspace, space, assert_wh
     descriptor = {**space.descriptor(), "invented": 1}
     other = workspace.space(fingerprint(descriptor))
     shutil.copytree(workspace.space(space.id), other)
-    document = json.loads((other / "space.json").read_text())
-    (other / "space.json").write_text(json.dumps({**document, "id": other.name, "descriptor": descriptor}))
+    rewrite_document(other / "space.json", id=other.name, descriptor=descriptor)
     execute(
         workspace.catalog,
         f"INSERT INTO shards (space, name, num_rows, num_bytes, keys) VALUES ('{other.name}', 'x', 1, 1, x'00')",
