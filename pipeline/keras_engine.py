@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.decoding import work_ahead
 from pipeline.engine import filled
-from pipeline.networks import load_backbone, moment_output, tap_outputs
+from pipeline.networks import load_backbone, tap_outputs
 from pipeline.quiet_keras import keras, tf
 from pipeline.types import Array, BackboneSpec, Pixels
 
@@ -45,20 +45,6 @@ class KerasEngine:
         """Load a backbone and read all its taps."""
         backbone = load_backbone(spec)
         return cls(keras.Model(backbone.input, tap_outputs(backbone, spec.taps)), batch)
-
-    @classmethod
-    def of_moments(cls, spec: BackboneSpec, batch: int = BATCH) -> KerasEngine:
-        """Load a backbone and read the moments of its BatchNorm inputs.
-
-        Raises
-        ------
-        ValueError
-            When similarity is not measured with this backbone.
-        """
-        if spec.moments is None:
-            raise ValueError(f"no moments are read of {spec.name}")
-        backbone = load_backbone(spec)
-        return cls(keras.Model(backbone.input, {spec.moments.name: moment_output(backbone)}), batch)
 
     def run(self, pixels: Pixels) -> dict[str, Array]:
         """Run up to any number of rows and return (rows, dim) per output name."""

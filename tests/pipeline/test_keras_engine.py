@@ -1,5 +1,4 @@
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,26 +39,6 @@ def test_it_computes_what_openvino_computes(features, engine, pixels):
     for name, rows in features.items():
         assert rows.dtype == np.float32
         assert relative_difference(rows, wanted[name]) < TOLERANCE, name
-
-
-def test_so_it_does_for_the_moments(spec, engine_folder, pixels):
-    from pipeline.canary import relative_difference
-    from pipeline.conversion import TOLERANCE
-    from pipeline.engine import Engine
-    from pipeline.engine_files import MOMENTS_FILE
-    from pipeline.keras_engine import KerasEngine
-
-    found = KerasEngine.of_moments(spec, BATCH).run(pixels)
-    wanted = Engine.load(engine_folder / MOMENTS_FILE).run(pixels)
-    assert list(found) == list(wanted) == [spec.moments.name]
-    assert relative_difference(found[spec.moments.name], wanted[spec.moments.name]) < TOLERANCE
-
-
-def test_without_moments_there_are_none(spec):
-    from pipeline.keras_engine import KerasEngine
-
-    with pytest.raises(ValueError, match="no moments are read of efficientnet_lite0"):
-        KerasEngine.of_moments(replace(spec, moments=None))
 
 
 def test_a_pictures_numbers_do_not_depend_on_its_neighbours(keras_engine, pixels, features):
