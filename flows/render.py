@@ -93,7 +93,8 @@ def onboarded(document: Mapping[str, Any]) -> None:
 def extracted(document: Mapping[str, Any]) -> None:
     """Print what the feature store has of a dataset now."""
     features = document["features"]
-    views = f", {features['num_views']} augmented views of each training picture" if features["num_views"] else ""
+    num_views = features["num_views"]
+    views = f", {num_views} augmented view{'s' * (num_views > 1)} of each training picture" if num_views else ""
     _say(
         f"{document['dataset']}: {features['num_images']:,} pictures{views} in space {features['space']}", style="bold"
     )
