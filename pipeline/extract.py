@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -25,7 +25,7 @@ class FeatureEngine(Protocol):
     def run(self, pixels: Pixels) -> dict[str, Array]: ...
 
     def stream(
-        self, batches: Iterable[tuple[list[Decoded], Pixels]]
+        self, batches: Iterable[tuple[list[Decoded], Sequence[Pixels]]]
     ) -> Iterator[tuple[list[Decoded], Mapping[str, Array]]]: ...
 
 
@@ -39,15 +39,15 @@ def extract_features(
     """
     failures: list[Decoded] = []  # since the last block; they travel with the next one
 
-    def batches() -> Iterator[tuple[list[Decoded], Pixels]]:
+    def batches() -> Iterator[tuple[list[Decoded], list[Pixels]]]:
         batch: list[Decoded] = []
         for item in decode_images(images, read, recipe):
             (failures if item.pixels is None else batch).append(item)
             if len(batch) == engine.batch:
-                yield batch, _stack(batch)
+                yield batch, _pixels(batch)
                 batch = []
         if batch:
-            yield batch, _stack(batch)
+            yield batch, _pixels(batch)
 
     for batch, taps in engine.stream(batches()):
         digests = tuple(item.image.digest for item in batch)
@@ -65,8 +65,8 @@ def canary_block(recipe: Recipe, engine: FeatureEngine) -> FeatureBlock:
     return FeatureBlock(tuple(digest(data) for data in pictures), engine.run(pixels))
 
 
-def _stack(batch: list[Decoded]) -> Pixels:
-    return np.stack([item.pixels for item in batch if item.pixels is not None])
+def _pixels(batch: list[Decoded]) -> list[Pixels]:
+    return [item.pixels for item in batch if item.pixels is not None]
 
 
 def _take_failures(

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.decoding import work_ahead
-from pipeline.engine import filled
+from pipeline.engine import Rows
 from pipeline.networks import load_backbone, tap_outputs
 from pipeline.quiet_keras import keras, tf
 from pipeline.types import Array, BackboneSpec, Pixels
@@ -53,14 +53,19 @@ class KerasEngine:
         none = {name: np.empty((0, dim), np.float32) for name, dim in self._dims.items()}
         return {name: np.concatenate([none[name], *(result[name] for result in results)]) for name in self._dims}
 
-    def stream(self, batches: Iterable[tuple[Tag, Pixels]]) -> Iterator[tuple[Tag, Mapping[str, Array]]]:
+    def stream(self, batches: Iterable[tuple[Tag, Rows]]) -> Iterator[tuple[Tag, Mapping[str, Array]]]:
         """Run (tag, 1 to `batch` rows) batches, overlapped with whatever makes them; yields in their order."""
         return work_ahead(batches, self._run_batch, NUM_FEEDERS, NUM_AHEAD)
 
-    def _run_batch(self, tagged: tuple[Tag, Pixels]) -> tuple[Tag, Mapping[str, Array]]:
+    def _run_batch(self, tagged: tuple[Tag, Rows]) -> tuple[Tag, Mapping[str, Array]]:
         tag, pixels = tagged
-        outputs: Mapping[str, Any] = self._compute(tf.constant(filled(pixels, self.batch)))
+        outputs: Mapping[str, Any] = self._compute(tf.constant(_filled(pixels, self.batch)))
         return tag, {name: outputs[name].numpy()[: len(pixels)] for name in self._dims}
+
+
+def _filled(rows: Rows, batch: int) -> Pixels:
+    """Repeat the last row until there are `batch` of them."""
+    return np.stack([rows[min(place, len(rows) - 1)] for place in range(batch)])
 
 
 def sees_gpu() -> bool:

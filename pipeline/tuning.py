@@ -63,7 +63,7 @@ def race(compiled: Callable[[Tuning], Runner], cores: int, clock: Callable[[], f
 def _changes(cores: int) -> list[dict[str, int]]:
     """One setting at a time, what promises most first."""
     streams = [{"streams": number} for number in sorted({1, max(cores // 2, 1), cores})]
-    return [*streams, {"batch": 16}, {"batch": 4}, {"batch": 32}, {"threads": cores}]
+    return [*streams, {"batch": 4}, {"batch": 8}, {"batch": 1}, {"batch": 16}, {"threads": cores}]
 
 
 class EngineRunner:
