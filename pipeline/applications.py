@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +109,9 @@ def _build(name: str, source: str, size: int) -> tuple[keras.Model, str]:
     if source == IMAGENET:
         network = _download(name, lambda: build(IMAGENET))
         return network, _digest(network)
-    with _fixed_seed():
-        network = build(None)
+    network = build(None)
     if source == RANDOM:
-        _scale_depthwise(network)
+        _draw_weights(network)
     else:
         _load_file(network, name, source, lambda: builder(weights=None))
     sha256 = _digest(network)
@@ -133,17 +131,6 @@ def _preprocess(pixels: Tensor, rule: Preprocessing) -> Tensor:
         offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)]
         return layers.Rescaling(scale, offset=offset, name="scaled")(pixels)
     return pixels
-
-
-@contextmanager
-def _fixed_seed() -> Iterator[None]:
-    """Let Keras draw the same initial weights every time: it seeds them from Python's generator, which is put back."""
-    state = random.getstate()
-    random.seed(SEED)
-    try:
-        yield
-    finally:
-        random.setstate(state)
 
 
 def _download(name: str, build: Callable[[], keras.Model]) -> keras.Model:
@@ -185,16 +172,35 @@ def _try_file(network: keras.Model, file: str) -> str | None:
     return None
 
 
-def _scale_depthwise(network: keras.Model) -> None:
-    """Multiply what Keras draws for depthwise kernels by the root of their channels.
+def _draw_weights(network: keras.Model) -> None:
+    """Draw the initial weights once more, the same every time.
 
-    It counts all channels as inputs of each, and after the 13 such layers of MobileNet nothing is left but rounding.
+    Keras seeds its initializers from Python's own generator, which other threads draw from meanwhile. And it counts
+    all channels of a depthwise kernel as inputs of each: after the 13 such layers of MobileNet nothing would be left
+    but rounding, hence the root.
     """
+    for seed, (layer, kernel, initializer) in enumerate(_drawn(network), start=SEED):
+        config = initializer.get_config()
+        if "seed" in config:
+            values = type(initializer).from_config({**config, "seed": seed})(kernel.shape)
+            is_depthwise = initializer is getattr(layer, "depthwise_initializer", None)
+            if is_depthwise and isinstance(initializer, keras.initializers.GlorotUniform):
+                values = values * math.sqrt(kernel.shape[2])
+            kernel.assign(values)
+
+
+def _drawn(network: keras.Model) -> Iterator[tuple[Layer, Any, Any]]:
+    """List the kernels of a network and of those in it: layer, variable, initializer."""
     for layer in network.layers:
-        depthwise = isinstance(layer, layers.DepthwiseConv2D | layers.SeparableConv2D)
-        if depthwise and isinstance(layer.depthwise_initializer, keras.initializers.GlorotUniform):
-            kernel, *rest = layer.get_weights()
-            layer.set_weights([kernel * np.float32(math.sqrt(kernel.shape[2])), *rest])
+        if isinstance(layer, keras.Model):
+            yield from _drawn(layer)
+        elif isinstance(layer, layers.SeparableConv2D):
+            yield layer, layer.depthwise_kernel, layer.depthwise_initializer
+            yield layer, layer.pointwise_kernel, layer.pointwise_initializer
+        elif isinstance(layer, layers.DepthwiseConv2D):
+            yield layer, layer.kernel, layer.depthwise_initializer
+        elif isinstance(layer, layers.Conv2D | layers.Dense):
+            yield layer, layer.kernel, layer.kernel_initializer
 
 
 def _digest(network: keras.Model) -> str:
