@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.settings import visible_gpus
 from flows.stopwatch import stage
-from pipeline.backbones import BACKBONES, check_backbone, get_backbone, parse_spec
+from pipeline.backbones import BACKBONES, SIZES, check_backbone, get_backbone, own_size, parse_spec
 from pipeline.engine_files import TAPS_FILE
 from pipeline.fingerprint import fingerprint
 from pipeline.machine import find_gpu, machine_id
@@ -32,7 +32,9 @@ TUNED_FROM = 5_000  # pictures; the race for the fastest tuning takes ten second
 ENGINE_VERSION = 3  # raised when a change of ours compiles another network from the same backbone
 
 
-def find_backbone(workspace: Workspace, name: str, weights: str | None, decoder: str) -> BackboneSpec:
+def find_backbone(
+    workspace: Workspace, name: str, weights: str | None, decoder: str, size: int | None = None
+) -> BackboneSpec:
     """Describe the backbone that a run asks for.
 
     One that is not embedded must be built once to know its taps and the digest of its weights; that is remembered.
@@ -40,32 +42,40 @@ def find_backbone(workspace: Workspace, name: str, weights: str | None, decoder:
     Raises
     ------
     UnknownNameError, UsageError, NotFoundError
-        When there is no such network, or its weights cannot be had; nothing heavy is loaded then.
+        When there is no such network, it does not take the size, or its weights cannot be had. Nothing heavy is loaded
+        then, unless only Keras knows that the size is too small.
     """
-    check_backbone(name, weights)
-    spec = get_backbone(name) if name in BACKBONES else _describe(workspace, name, weights or "imagenet")
+    check_backbone(name, weights, size)
+    spec = get_backbone(name, size) if name in BACKBONES else _describe(workspace, name, weights or "imagenet", size)
     return replace(spec, recipe=replace(spec.recipe, decoder=decoder))
 
 
-def _describe(workspace: Workspace, name: str, weights: str) -> BackboneSpec:
+def _describe(workspace: Workspace, name: str, weights: str, size: int | None) -> BackboneSpec:
     file = Path(weights)
-    identity = {"file": hash_file(file)} if file.is_file() else {"named": weights}
-    key = fingerprint({"backbone": name, "weights": identity, "keras": version("keras"), "version": ENGINE_VERSION})
+    identity: dict[str, Any] = {
+        "backbone": name,
+        "weights": {"file": hash_file(file)} if file.is_file() else {"named": weights},
+        "keras": version("keras"),
+        "version": ENGINE_VERSION,
+    }
+    # the own size is not named: what older versions described is still found
+    key = fingerprint(identity if size in (None, own_size(name)) else {**identity, "size": size})
     if value := find_record(workspace, "backbones", key):
         found = parse_spec(value)
         return replace(found, source=str(file.resolve())) if file.is_file() else found  # it may have moved
     with stage("imports"):
         from pipeline.applications import describe_application
     with stage("describe"):
-        spec = describe_application(name, weights)
+        spec = describe_application(name, weights, size)
     write_record(workspace, "backbones", key, asdict(spec))
     return spec
 
 
 def list_backbones(workspace: Workspace) -> list[BackboneSpec]:
-    """Every backbone that can be used here: the embedded ones, and those that a run has described."""
+    """Every backbone that can be used here: the embedded ones at any size, and those that a run has described."""
+    embedded = [get_backbone(name, size) for name in BACKBONES for size in sorted({*SIZES, own_size(name)})]
     described = [read_record(workspace, "backbones", path.stem) for path in list_records(workspace, "backbones")]
-    return [*BACKBONES.values(), *map(parse_spec, described)]
+    return [*embedded, *map(parse_spec, described)]
 
 
 def engine_id(spec: BackboneSpec) -> str:

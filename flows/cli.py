@@ -11,15 +11,34 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from flows.settings import HOME_VARIABLE, workspace_root
+from flows import cli_jobs
+from flows.options import (
+    BackboneArgument,
+    BackboneOption,
+    FolderArgument,
+    JsonOption,
+    NameOption,
+    RecipeOption,
+    RehashOption,
+    RunnerOption,
+    SizeOption,
+    SubmitOption,
+    ViewsOption,
+    WeightsOption,
+    WorkspaceOption,
+)
+from flows.settings import workspace_root
 from pipeline.backbones import DEFAULT_BACKBONE, check_backbone
 from pipeline.errors import DamagedError, DataError, HeadstartError, UnknownNameError, UsageError
 
-EPILOG = "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 7 no server, 130 interrupted."
+EPILOG = (
+    "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 6 not better than the head, "
+    "7 no server, 130 interrupted."
+)
 
 app = typer.Typer(
     name="headstart",
@@ -31,48 +50,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-WorkspaceOption = Annotated[
-    str | None,
-    typer.Option("--workspace", "-w", help=f"Folder for everything we write (default: {HOME_VARIABLE}, or your own)."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the dataset (default: the folder's).")]
-ANY_BACKBONE = f"{DEFAULT_BACKBONE}, or a network of keras.applications such as resnet50."
-BackboneOption = Annotated[str, typer.Option("--backbone", "-b", help=ANY_BACKBONE)]
-RehashOption = Annotated[bool, typer.Option("--rehash", help="Read every file again, whatever its size and time say.")]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weights", help="Of a backbone that is not embedded: imagenet (downloaded by Keras), none, or a file."
-    ),
-]
-RecipeOption = Annotated[
-    Literal["exact", "scaled"],
-    typer.Option("--recipe", help="scaled: decode large JPEGs smaller; faster, slightly other numbers."),
-]
-ViewsOption = Annotated[
-    int, typer.Option("--views", min=0, max=64, help="Augmented views of each training picture to cache and train on.")
-]
-RunnerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--runner",
-        metavar="dask[=ADDRESS]",
-        help="Extract on a Dask cluster, or without ADDRESS on processes of this machine. "
-        "Workspace and pictures must be on storage that all workers share.",
-    ),
-]
-FolderArgument = Annotated[
-    str, typer.Argument(metavar="DIR", help="A folder per class, or train/val/test folders of such.")
-]
-BackboneArgument = Annotated[str, typer.Argument(help=ANY_BACKBONE)]
+SERVER_COMMANDS = ("onboard", "finetune", "jobs", "deploy")  # they talk to a Prefect server
 
 
 @app.callback()
 def _prepare(context: typer.Context) -> None:
-    # A reader that goes away (`| head`) ends us silently, as it does any Unix tool. Not while a job is handed to a
-    # server: a connection that breaks must be an error there.
-    if context.invoked_subcommand != "onboard":
+    # A reader that goes away (`| head`) ends us silently, as it does any Unix tool. Not where a server is talked to: a
+    # connection that breaks must be an error there.
+    if context.invoked_subcommand not in SERVER_COMMANDS:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
@@ -83,27 +68,27 @@ def onboard(
     backbone: BackboneOption = DEFAULT_BACKBONE,
     weights: WeightsOption = None,
     recipe: RecipeOption = "exact",
+    size: SizeOption = None,
     views: ViewsOption = 0,
     rehash: RehashOption = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
     runner: RunnerOption = None,
-    submit: Annotated[bool, typer.Option("--submit", help="Hand the job to a Prefect server instead.")] = False,
+    submit: SubmitOption = False,
 ) -> None:
     """Bring a folder of pictures to a trained model, a report and reasons."""
     if submit and runner:
         raise UsageError("--submit and --runner exclude each other. Choose one.")
-    request = _request(folder, workspace, name, backbone, weights, recipe, views, rehash)
-    from flows import render, steps
+    request = _request(folder, workspace, name, backbone, weights, recipe, size, views, rehash)
+    from flows import render, steps, submission
 
     if submit:
-        from flows.submission import submit_onboard
-
-        submitted = submit_onboard(request)
-        _print_json(submitted) if json else render.submitted(submitted)
+        submitted = submission.submit_onboard(request)
+        render.json_object(submitted) if json else render.submitted(submitted)
         return
     document = steps.onboard(request, render.progress(), extract=_extract_step(runner))
-    _print_json(document) if json else render.onboarded(document)
+    document = submission.schedule_finetuning(document)
+    render.json_object(document) if json else render.onboarded(document)
 
 
 @app.command()
@@ -113,16 +98,17 @@ def plan(
     backbone: BackboneOption = DEFAULT_BACKBONE,
     weights: WeightsOption = None,
     recipe: RecipeOption = "exact",
+    size: SizeOption = None,
     rehash: RehashOption = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure a folder of pictures and say what would be done, and why. Trains nothing."""
-    request = _request(folder, workspace, name, backbone, weights, recipe, rehash=rehash)
+    request = _request(folder, workspace, name, backbone, weights, recipe, size, rehash=rehash)
     from flows import render, steps
 
     document = steps.plan_only(request)
-    _print_json(document) if json else render.planned(document)
+    render.json_object(document) if json else render.planned(document)
 
 
 @app.command()
@@ -132,6 +118,7 @@ def extract(
     backbone: BackboneOption = DEFAULT_BACKBONE,
     weights: WeightsOption = None,
     recipe: RecipeOption = "exact",
+    size: SizeOption = None,
     views: ViewsOption = 0,
     pack: Annotated[
         str | None, typer.Option("--pack", help="Also write all features and labels to one new HDF5 file.")
@@ -142,11 +129,11 @@ def extract(
     runner: RunnerOption = None,
 ) -> None:
     """Compute the features of a folder of pictures that are not stored yet. Decides and trains nothing."""
-    request = _request(folder, workspace, name, backbone, weights, recipe, views, rehash)
+    request = _request(folder, workspace, name, backbone, weights, recipe, size, views, rehash)
     from flows import render, steps
 
     document = steps.extract_only(request, render.progress(), pack=pack, extract=_extract_step(runner))
-    _print_json(document) if json else render.extracted(document)
+    render.json_object(document) if json else render.extracted(document)
 
 
 @app.command()
@@ -177,7 +164,7 @@ def datasets(workspace: WorkspaceOption = None, json: JsonOption = False) -> Non
     from flows import listing, render
 
     rows = listing.list_datasets(str(workspace_root(workspace)))
-    _print_json({"datasets": rows}) if json else render.table("datasets", rows)
+    render.json_object({"datasets": rows}) if json else render.table("datasets", rows)
 
 
 @app.command()
@@ -186,7 +173,7 @@ def features(workspace: WorkspaceOption = None, json: JsonOption = False) -> Non
     from flows import listing, render
 
     rows = listing.list_features(str(workspace_root(workspace)))
-    _print_json({"features": rows}) if json else render.table("features", rows)
+    render.json_object({"features": rows}) if json else render.table("features", rows)
 
 
 @app.command()
@@ -195,7 +182,7 @@ def models(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     from flows import listing, render
 
     rows = listing.list_models(str(workspace_root(workspace)))
-    _print_json({"models": rows}) if json else render.table("models", rows)
+    render.json_object({"models": rows}) if json else render.table("models", rows)
 
 
 @app.command()
@@ -208,7 +195,7 @@ def show(
     from flows import listing, render
 
     record, report = listing.show_model(str(workspace_root(workspace)), model)
-    _print_json(record) if json else render.markdown(report)
+    render.json_object(record) if json else render.markdown(report)
 
 
 @app.command()
@@ -218,7 +205,7 @@ def inspect(backbone: BackboneArgument, weights: WeightsOption = None, json: Jso
     from flows import listing, render
 
     document = listing.inspect_backbone(backbone, weights)
-    _print_json(document) if json else render.inspected(document)
+    render.json_object(document) if json else render.inspected(document)
 
 
 @app.command()
@@ -236,7 +223,7 @@ def verify(
     from flows import maintenance, render
 
     document = maintenance.verify(str(workspace_root(workspace)), render.progress(), recompute, seed)
-    _print_json(document) if json else render.verified(document)
+    render.json_object(document) if json else render.verified(document)
     if num_found := len(document["findings"]):
         raise DamagedError(f"Findings: {num_found}. Each says what is wrong, what was done about it and what is next.")
 
@@ -258,7 +245,10 @@ def gc(
 
     limits = maintenance.parse_limits(older_than, max_size, grace)
     document = maintenance.gc(str(workspace_root(workspace)), limits, delete)
-    _print_json(document) if json else render.collected(document)
+    render.json_object(document) if json else render.collected(document)
+
+
+cli_jobs.add_to(app)
 
 
 @app.command()
@@ -303,13 +293,14 @@ def _request(
     backbone: str,
     weights: str | None,
     recipe: str,
+    size: int | None,
     views: int = 0,
     rehash: bool = False,
 ) -> Any:
-    check_backbone(backbone, weights)  # answered before anything is read
+    check_backbone(backbone, weights, size)  # answered before anything is read
     from flows.steps import Request
 
-    return Request(folder, str(workspace_root(workspace)), name, backbone, weights, recipe, views, rehash)
+    return Request(folder, str(workspace_root(workspace)), name, backbone, weights, recipe, size, views, rehash)
 
 
 def _extract_step(runner: str | None) -> Any:
@@ -330,14 +321,6 @@ def _extract_step(runner: str | None) -> Any:
     from flows.cluster import extract_on
 
     return extract_on(address or None, lambda line: print(line, file=sys.stderr, flush=True))
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    from json import dumps
-
-    from flows.steps import SCHEMA_VERSION
-
-    print(dumps({"schema_version": SCHEMA_VERSION, **document}))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,26 @@
-"""Prefect: the plain steps as tasks of a flow. Nothing is decided or computed here; `flows.serve` runs it."""
+"""Prefect: the flows. Nothing is decided or computed here; workers run them, or `flows.serve`."""
 
 # no `from __future__ import annotations`: Prefect builds the parameter form from real types
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
-from prefect import flow, task
+from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import extraction, steps, training
+from flows import extraction, finetuning, steps, submission, training
+from flows.artifacts import CurveArtifacts
+from flows.curve import describe_epoch, rows_of
 from flows.progress import Lines
 from flows.settings import workspace_root
-from pipeline.backbones import BACKBONE_NAMES, DEFAULT_BACKBONE
+from pipeline.backbones import BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
+from pipeline.errors import CancelledError
+
+DATASET_NAME = "^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 class OnboardParams(BaseModel):
@@ -29,7 +36,7 @@ class OnboardParams(BaseModel):
     name: str | None = Field(
         default=None,
         title="Dataset name",
-        pattern="^[a-z0-9][a-z0-9._-]{0,63}$",
+        pattern=DATASET_NAME,
         description="By default that of the folder.",
     )
     backbone: str = Field(
@@ -48,6 +55,13 @@ class OnboardParams(BaseModel):
         title="Recipe",
         description="scaled: decode large JPEGs smaller; faster, slightly other numbers.",
     )
+    size: int | None = Field(
+        default=None,
+        ge=SIZES[0],
+        le=SIZES[-1],
+        title="Size",
+        description=f"Pixels, side of the square given to the network: a multiple of {SIZES.step}; by default its own.",
+    )
     views: int = Field(
         default=0,
         ge=0,
@@ -60,6 +74,43 @@ class OnboardParams(BaseModel):
     )
     rehash: bool = Field(
         default=False, title="Rehash", description="Read every file again, whatever its size and time say."
+    )
+
+
+class FinetuneParams(BaseModel):
+    """Which model to train further."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(
+        title="Model",
+        pattern=DATASET_NAME,
+        description="Its name, which is that of its dataset; it has a head already.",
+    )
+    workspace: str | None = Field(
+        default=None, title="Workspace", description="Folder for everything we write; by default the worker's own."
+    )
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        title="Epochs",
+        description="At most so many passes over the pictures; by default by a table.",
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        ge=0.1,
+        le=1.0,
+        title="Layer-wise decay",
+        description="Learning rate of each stage over that of the stage behind it.",
+    )
+    unfreeze_epochs: float = Field(
+        default=0.0,
+        ge=0,
+        title="Unfreezing",
+        description="The head learns alone for so many epochs, then stage after stage joins.",
+    )
+    checkpoint_seconds: float = Field(
+        default=120.0, gt=0, title="Seconds between checkpoints", description="What a kill costs at most."
     )
 
 
@@ -80,7 +131,39 @@ def onboard(params: OnboardParams) -> dict[str, Any]:
     fields = params.model_dump() | {"workspace": str(workspace_root(params.workspace))}
     request = steps.Request(**fields)
     logger = get_run_logger()
+    _hear_info()
     document = steps.onboard(request, Lines(logger.info), call=_as_task)
     for reason in document["reasons"]:
         logger.info("%s", reason)
-    return document
+    return submission.schedule_finetuning(document)
+
+
+# No task and no retries. Prefect stops a run with SIGTERM, which Python hears in the main thread only, and a job that
+# is run again goes on by itself.
+@flow(name="finetune", flow_run_name="finetune-{params.name}", retries=0)
+def finetune(params: FinetuneParams) -> State[Any]:
+    """Train the whole network of a model further; a new version is saved only if it beats the head it started from."""
+    fields = params.model_dump() | {"workspace": str(workspace_root(params.workspace))}
+    request = finetuning.FinetuneRequest(**fields)
+    logger = get_run_logger()
+    _hear_info()
+    curve = CurveArtifacts(params.name, logger.warning)
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        logger.info("%s", describe_epoch(row))
+        curve.add(row)
+
+    try:
+        document = finetuning.finetune(request, Lines(logger.info), log=logger.info, on_epoch=on_epoch)
+    except CancelledError as error:
+        return Cancelled(message=str(error))
+    curve.finish(rows_of(document))
+    gate, model = document["gate"], document["model"]
+    verdict = f"Saved {model['name']}@{model['version']}." if model else "The head stays the model."
+    return Completed(message=f"{gate['reason']} {verdict}", data=document)
+
+
+def _hear_info() -> None:
+    """Let what our modules tell reach the run's log; Prefect forwards their loggers, which say warnings only."""
+    for name in ("pipeline", "storage", "flows"):
+        logging.getLogger(name).setLevel(logging.INFO)

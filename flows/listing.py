@@ -47,6 +47,7 @@ def list_features(workspace_root: str) -> list[dict[str, Any]]:
                 "space": space.id,
                 "backbone": space.backbone,
                 "recipe": next(name for name, decoder in DECODERS.items() if decoder == space.recipe.decoder),
+                "size": space.recipe.size,
                 "view": space.recipe.view,
                 "num_images": store.num_stored,
                 "megabytes": round(store.num_bytes / 1e6, 1),

@@ -94,11 +94,13 @@ def _families(verified: Verification) -> Iterator[_Family]:
     for space in verified.spaces.values():
         for spec in backbones:
             own = replace(spec, recipe=replace(spec.recipe, decoder=space.recipe.decoder))
-            network = {own.space(space.recipe.view): TAPS_FILE, own.moment_space(): MOMENTS_FILE}.get(space)
-            if network:
+            network = {own.space(space.recipe.view): TAPS_FILE}
+            if own.moments:
+                network[own.moment_space()] = MOMENTS_FILE
+            if space in network:
                 store = FeatureStore(workspace, space)
                 absent = {*store.missing(list(known)), *store.rejects(list(known))}
-                yield _Family(space, spec, network, tuple(i for i in known.values() if i.digest not in absent))
+                yield _Family(space, spec, network[space], tuple(i for i in known.values() if i.digest not in absent))
 
 
 def _holds(image: Image) -> bool:

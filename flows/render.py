@@ -16,6 +16,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from flows.curve import rows_of, table_of
 from flows.progress import Lines
 from flows.settings import workspace_root
 from pipeline.plan import describe_case
@@ -54,6 +55,13 @@ def progress() -> Progress:
     return _Bar() if sys.stderr.isatty() else Lines(lambda line: print(line, file=sys.stderr, flush=True))
 
 
+def json_object(document: Mapping[str, Any]) -> None:
+    """Print a document as one JSON object."""
+    from flows.steps import SCHEMA_VERSION  # only here: others of this module need no steps
+
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **document}))
+
+
 # ── documents ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -88,6 +96,8 @@ def onboarded(document: Mapping[str, Any]) -> None:
     _say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
     where = "" if document["workspace"] == str(workspace_root(None)) else f" --workspace {quote(document['workspace'])}"
     _say(f"next: headstart show {model['name']}{where}; headstart predict {model['name']} PICTURE...{where}")
+    if finetune := document.get("finetune"):
+        scheduled(finetune)
 
 
 def extracted(document: Mapping[str, Any]) -> None:
@@ -149,6 +159,81 @@ def collected(document: Mapping[str, Any]) -> None:
 def submitted(document: Mapping[str, Any]) -> None:
     """Print where a submitted job went."""
     _say(f"run {document['name']} ({document['run']}) is {document['state']} on {document['server']}")
+
+
+def scheduled(document: Mapping[str, Any]) -> None:
+    """Print what became of a fine-tuning job that should run: submitted, already finished, or left for later."""
+    job = f"fine-tuning job {document['job']}" if document["job"] else "fine-tuning"
+    if "run" in document:
+        _say(f"{job}, attempt {document['attempt']}:")
+        submitted(document)
+    elif document["state"] == "finished":
+        _say(f"{job} has ended: {_verdict(document['passed'], document['model'])}")
+    else:
+        _say(f"{job} is {document['state']}: {document['reason']}")
+    if following := document.get("next"):
+        _say(f"next: {following}")
+
+
+def finetuned(document: Mapping[str, Any]) -> None:
+    """Print a finished fine-tuning: its curve, the gate's comparison, and the model that came of it."""
+    table("curve", [_without_none(row) for row in table_of(rows_of(document))])
+    gate, model, metrics = document["gate"], document["model"], document["metrics"]
+    _say(gate["reason"])
+    if metrics:
+        low, high = metrics["accuracy_interval"]
+        _say(
+            f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) on {metrics['num_images']:,} "
+            f"{metrics['split']} pictures"
+        )
+    _say(_verdict(gate["passed"], model), style="bold")
+
+
+def jobs(document: Mapping[str, Any]) -> None:
+    """Print a row for each fine-tuning job."""
+    rows = []
+    for job in document["jobs"]:
+        status = job["status"]
+        row = {
+            "job": job["job"],
+            "dataset": job["dataset"],
+            "state": job["state"],
+            "epoch": f"{status['epoch']} of {status['num_epochs']}" if status else None,
+            "gate": {True: "passed", False: "not passed", None: None}[job["passed"]],
+            "last heard of": job["written"],
+            "run": job["run_state"] and f"{job['run_state']} (attempt {job['attempt']}, {job['run']})",
+        }
+        rows.append(_without_none(row))
+    table("jobs", rows)
+
+
+def cancelled(document: Mapping[str, Any]) -> None:
+    """Print what was asked to stop."""
+    if document["was_running"]:
+        _say(f"job {document['job']} runs here and stops at its next step; what it has done is kept")
+    for run in document["runs"]:
+        _say(f"run {run['name']} ({run['run']}) is {run['state']}")
+    if not document["was_running"] and not document["runs"]:
+        _say(f"job {document['job']} does not run, so there is nothing to stop")
+
+
+def deployed(document: Mapping[str, Any]) -> None:
+    """Print what a server has now, and how its workers are started."""
+    for kind in ("pools", "deployments", "automations"):
+        for row in document[kind]:
+            _say(f"{kind.removesuffix('s')} {row['name']}: {row['done']}")
+    for pool in document["pools"]:
+        _say(f"next: prefect worker start --pool {pool['name']}")
+
+
+def _without_none(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: "" if value is None else value for name, value in row.items()}
+
+
+def _verdict(passed: bool, model: Mapping[str, Any] | None) -> str:
+    if model:
+        return f"model {model['name']}@{model['version']} in {model['path']}"
+    return "it passed" if passed else "the head stays the model"
 
 
 def inspected(document: Mapping[str, Any]) -> None:

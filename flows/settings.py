@@ -29,6 +29,11 @@ def workspace_root(option: Path | str | None) -> Path:
     return user_data_path("headstart", appauthor=False)
 
 
+def prefect_url() -> str | None:
+    """Return the API of the Prefect server that PREFECT_API_URL names, None where it names none."""
+    return os.environ.get("PREFECT_API_URL") or None
+
+
 def visible_gpus() -> str | None:
     """Return what CUDA_VISIBLE_DEVICES says, None where it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -70,6 +70,7 @@ class Request:
     backbone: str = DEFAULT_BACKBONE
     weights: str | None = None  # of a backbone that is not embedded: "imagenet", "none" or a file
     recipe: str = "exact"  # or "scaled": large JPEGs are decoded smaller, several times faster
+    size: int | None = None  # pixels, side of the square given to the network; by default its own
     views: int = 0  # augmented views of each training picture that the head trains on, beside the original
     rehash: bool = False  # read every file again instead of trusting size and time
 
@@ -181,7 +182,8 @@ def scan(request: Request) -> DatasetRef:
 def plan_dataset(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec) -> Plan:
     """Measure similarity and size, and decide the case. A sample that was measured before is not run again.
 
-    Similarity is measured with the embedded network whatever the backbone: the thresholds are calibrated for it.
+    Similarity is measured with the embedded network at its own size, whatever the backbone and the size: the
+    thresholds are calibrated for it.
     """
     workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
@@ -216,7 +218,7 @@ def plan_dataset(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec) -
 
 def _backbone(request: Request) -> BackboneSpec:
     workspace = Workspace.open(request.workspace)
-    return find_backbone(workspace, request.backbone, request.weights, DECODERS[request.recipe])
+    return find_backbone(workspace, request.backbone, request.weights, DECODERS[request.recipe], request.size)
 
 
 def _identify(

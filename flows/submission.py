@@ -1,15 +1,23 @@
-"""Hand a job to a Prefect server and return at once. Prefect is imported here, in flows.jobs and in flows.serve."""
+"""Hand a job to a Prefect server and return at once."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from flows.server import FINETUNE, JOB_TAG, ONBOARD, explained, find_problem, get_server, next_attempt
+from flows.settings import prefect_url
 from flows.steps import Request
-from pipeline.errors import NotFoundError, ServerUnreachableError
+from pipeline.errors import HeadstartError, NotFoundError
 
-DEPLOYMENT = "onboard/onboard"
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+    from flows.finetuning import FinetuneRequest, JobPlan
+
+HERE_AND_NOW = ", or leave --submit out to run here and now"
+FINETUNED_CASES = (3, 4)  # whose strategy is fine-tuning
 
 
 def submit_onboard(request: Request) -> dict[str, Any]:
@@ -22,31 +30,106 @@ def submit_onboard(request: Request) -> dict[str, Any]:
     NotFoundError
         When the server does not know the deployment.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.deployments import run_deployment
-    from prefect.exceptions import ObjectNotFound
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-    if not url:
-        raise ServerUnreachableError(
-            "No Prefect server is named. Set PREFECT_API_URL, or leave --submit out to run here and now."
-        )
-    with get_client(sync_client=True) as client:
-        if problem := client.api_healthcheck():
-            raise ServerUnreachableError(
-                f"No Prefect server answers at {url} ({problem}). Start it, or leave --submit out to run here and now."
-            )
     parameters = asdict(request) | {
         "folder": os.path.abspath(request.folder),
         "workspace": os.path.abspath(request.workspace),
     }
     if request.weights and os.path.isfile(request.weights):
         parameters["weights"] = os.path.abspath(request.weights)
+    url = get_server(HERE_AND_NOW)
+    return _run_part(_create_run(url, ONBOARD, parameters), url)
+
+
+def submit_finetune(request: FinetuneRequest, retry: bool = False) -> dict[str, Any]:
+    """Create a run of the finetune deployment, or find the one of the same request; `retry` makes another attempt.
+
+    A job that has ended is not submitted: the answer says how it ended.
+
+    Raises
+    ------
+    ServerUnreachableError, NotFoundError
+        As `submit_onboard`; NotFoundError also when there is no head to start from.
+    ConflictError
+        When another attempt is wanted while one has not ended.
+    """
+    from flows.finetuning import find_job
+
+    job = find_job(request)
+    if job.outcome is not None:
+        return _finished(job)
+    url = get_server(HERE_AND_NOW)
+    return _submit_attempt(url, request, job, next_attempt(url, job.id) if retry else 1)
+
+
+def schedule_finetuning(document: dict[str, Any]) -> dict[str, Any]:
+    """Submit the fine-tuning of a dataset that was onboarded as case 3 or 4, and say in the document what came of it.
+
+    Nothing that goes wrong here is an error: the dataset has its model.
+    """
+    if document["case"] not in FINETUNED_CASES:
+        return document
+    from flows.finetuning import FinetuneRequest, find_job
+
+    request = FinetuneRequest(document["dataset"], document["workspace"])
+    url = prefect_url()
+    part: dict[str, Any] = {"job": None}
     try:
-        run: Any = run_deployment(DEPLOYMENT, parameters={"params": parameters}, timeout=0, as_subflow=False)
+        job = find_job(request)
+        part["job"] = job.id
+        if job.outcome is not None:
+            part = _finished(job)
+        elif url is None:
+            part |= _not_scheduled(request.name, "PREFECT_API_URL names no server.")
+        elif problem := find_problem(url):
+            part |= _not_scheduled(request.name, f"No Prefect server answers at {url} ({problem}).")
+        else:
+            part = _submit_attempt(url, request, job, 1)
+    except HeadstartError as error:
+        part |= _not_scheduled(request.name, str(error))
+    return {**document, "finetune": part}
+
+
+def _finished(job: JobPlan) -> dict[str, Any]:
+    outcome = job.outcome or {}
+    return {"job": job.id, "state": "finished", "passed": outcome["gate"]["passed"], "model": outcome["model"]}
+
+
+def _not_scheduled(name: str, reason: str) -> dict[str, Any]:
+    return {"state": "not scheduled", "reason": reason, "next": f"headstart finetune {name}"}
+
+
+def _submit_attempt(url: str, request: FinetuneRequest, job: JobPlan, attempt: int) -> dict[str, Any]:
+    parameters = asdict(request) | {"workspace": os.path.abspath(request.workspace)}
+    # the key is for ever: the same attempt again finds its run, whatever became of it
+    run = _create_run(
+        url,
+        FINETUNE,
+        parameters,
+        idempotency_key=f"{job.id}-{attempt}",
+        tags=[f"{JOB_TAG}{job.id}"],
+        flow_run_name=f"finetune-{request.name}",
+    )
+    part = {"job": job.id, "attempt": attempt, **_run_part(run, url)}
+    if run.state and run.state.is_final():  # yet the job has no outcome
+        part["next"] = f"headstart finetune {request.name} --submit --retry"
+    return part
+
+
+def _create_run(url: str, deployment: str, parameters: dict[str, Any], **marks: Any) -> FlowRun:
+    from prefect.deployments import run_deployment
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        with explained(url):
+            run: Any = run_deployment(
+                deployment, parameters={"params": parameters}, timeout=0, as_subflow=False, **marks
+            )
     except ObjectNotFound as error:
         raise NotFoundError(
-            f"The server at {url} has no deployment '{DEPLOYMENT}'. Serve it with: python -m flows.serve"
+            f"The server at {url} has no deployment '{deployment}'. Make it with: headstart deploy"
         ) from error
+    return cast("FlowRun", run)
+
+
+def _run_part(run: FlowRun, url: str) -> dict[str, Any]:
     return {"run": str(run.id), "name": run.name, "state": run.state.name if run.state else "unknown", "server": url}

@@ -39,7 +39,7 @@ def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Pl
     if found := find_by_request(workspace, dataset.name, request):
         return found
     fit_on = [image for image in images if image.split == "train"]
-    test_on, test_split = _held_out(images)
+    test_on, test_split = held_out(images)
 
     with stage("imports"):
         from pipeline.delivery import build_model, certify, write_model
@@ -49,14 +49,14 @@ def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Pl
     views = (ORIGINAL, *view_names(extracted.num_views))
     with stage("train"):
         taps = [tap for tap in spec.taps if tap.name in plan.taps]
-        features = _read_taps(workspace, spec, views, fit_on, [tap.name for tap in taps])
-        labels = _labels(fit_on) * len(views)
+        features = read_taps(workspace, spec, views, fit_on, [tap.name for tap in taps])
+        labels = labels_of(fit_on) * len(views)
         groups = [*range(len(fit_on))] * len(views) if extracted.num_views else None
         head = fit_head(features, taps, labels, len(manifest.classes), groups)
     with stage("evaluate"):
-        tested = _read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
+        tested = read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
         probabilities = head_probabilities(head, tested)
-        metrics = evaluate(_labels(test_on), probabilities, manifest.classes, test_split)
+        metrics = evaluate(labels_of(test_on), probabilities, manifest.classes, test_split)
     with new_version(workspace, dataset.name) as bundle:
         model_file = bundle.folder / MODEL_FILE
         with stage("save"):
@@ -71,14 +71,14 @@ def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Pl
             "certificate": asdict(certificate),
             "features": features_part(spec, extracted),
             "seconds": stopwatch.seconds(),
-            "versions": _versions(),
+            "versions": package_versions(),
         }
         bundle.record = build_record(manifest, plan, spec, head, metrics, extracted.rejected, facts)
         write_bundle_files(bundle.folder, manifest.classes, spec.recipe, render_report(bundle.record))
     return bundle.ref
 
 
-def _read_taps(
+def read_taps(
     workspace: Workspace, spec: BackboneSpec, views: Sequence[str], images: Sequence[Image], taps: Sequence[str]
 ) -> dict[str, Any]:
     """Read tap name -> (views x images, dim), view after view."""
@@ -87,11 +87,11 @@ def _read_taps(
     return {tap: read_together(stores, digests, tap) for tap in taps}
 
 
-def _labels(images: Sequence[Image]) -> list[int]:
+def labels_of(images: Sequence[Image]) -> list[int]:
     return [image.label for image in images]
 
 
-def _held_out(images: Sequence[Image]) -> tuple[list[Image], Split]:
+def held_out(images: Sequence[Image]) -> tuple[list[Image], Split]:
     """Choose the pictures to evaluate on: the test split, or the val split of a folder that has no other."""
     for split in ("test", "val"):
         if chosen := [image for image in images if image.split == split]:
@@ -114,7 +114,7 @@ def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSp
     )
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     packages = ("headstart", "tensorflow", "keras", "openvino", "h5py", "scikit-learn", "numpy", "pillow")
     return {"python": platform.python_version()} | {package: version(package) for package in packages}
 

@@ -11,7 +11,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # of BGR 0-255
 
 
-def describe_application(name: str, weights: str) -> BackboneSpec:
+def describe_application(name: str, weights: str, size: int | None = None) -> BackboneSpec:
     """Build a network once to learn what `load_backbone` needs to build it again.
 
     Parameters
@@ -52,20 +52,22 @@ def describe_application(name: str, weights: str) -> BackboneSpec:
     weights
         "imagenet" for what Keras downloads and keeps, "none" for random ones, the same every time, or a file
         `.weights.h5` or `.h5` that was saved from this network, with or without its classifier.
+    size
+        Pixels, side of the square given to the network; None asks for its own.
 
     Raises
     ------
     UnknownNameError, UsageError
-        When there is no such network, or the file holds other weights.
+        When there is no such network, the file holds other weights, or Keras does not build it for this size.
     NotFoundError
         When the file does not exist or the download fails.
     """
-    check_backbone(name, weights)
+    check_backbone(name, weights, size)
     source, known_as = {
         IMAGENET: (IMAGENET, "ImageNet-1k, downloaded by Keras"),
         RANDOM: (RANDOM, f"random, seed {SEED}"),
     }.get(weights) or (str(Path(weights).resolve()), f"file {Path(weights).name}")
-    size = APPLICATIONS[name].size
+    size = size or APPLICATIONS[name].size
     network, sha256 = _build(name, source, size)
     return BackboneSpec(name, source, known_as, sha256, Recipe(size), find_taps(name_stages(network)), moments=None)
 
@@ -102,7 +104,7 @@ def _build(name: str, source: str, size: int) -> tuple[keras.Model, str]:
 
     def build(weights: str | None) -> keras.Model:
         scaled = _preprocess(pixels, APPLICATIONS[name].preprocessing)
-        with redirect_stdout(sys.stderr):  # where Keras shows a download
+        with redirect_stdout(sys.stderr), _size_refused(name, size):  # stdout is where Keras shows a download
             network = builder(include_top=False, weights=weights, input_tensor=scaled, input_shape=(size, size, 3))
         return keras.Model(pixels, network.output, name=name)  # its own input is a list
 
@@ -117,6 +119,20 @@ def _build(name: str, source: str, size: int) -> tuple[keras.Model, str]:
     sha256 = _digest(network)
     _square_deviations(network)
     return network, sha256
+
+
+@contextmanager
+def _size_refused(name: str, size: int) -> Iterator[None]:
+    """Turn Keras's refusal of a size into an answer; other plain errors pass."""
+    try:
+        yield
+    except ValueError as error:
+        if size == APPLICATIONS[name].size or "shape" not in str(error):
+            raise
+        raise UsageError(
+            f"Keras does not build {name} for pictures of {size} x {size}: {error} Its own size is "
+            f"{APPLICATIONS[name].size}."
+        ) from error
 
 
 def _preprocess(pixels: Tensor, rule: Preprocessing) -> Tensor:
@@ -138,6 +154,8 @@ def _download(name: str, build: Callable[[], keras.Model]) -> keras.Model:
     socket.setdefaulttimeout(TIMEOUT_S)  # Keras sets none: behind some firewalls it would wait for ever
     try:
         return build()
+    except UsageError:
+        raise
     except Exception as error:  # Keras raises plain ones
         raise NotFoundError(
             f"The ImageNet weights of {name} could not be downloaded: {error}. Fetch them elsewhere and give "

@@ -75,21 +75,38 @@ def augmented(image: Pillow.Image, digest: Digest, view: str) -> Pillow.Image:
     """
     if view == ORIGINAL:
         return image
-    # here, because runs that open no picture ask for names of views
-    from PIL.Image import Resampling, Transform, fromarray
-
     number = _number(view)
     turn, right, down, zoom = _draws(digest, view)
     image = image.reduce(max(1, min(image.size) // WORKING_SIDE))
+    shift = (right * MAX_SHIFT, down * MAX_SHIFT)
+    return moved(image, turn * MAX_TURN, shift, MAX_SCALE**zoom, mirrored=_mirrors(number))
+
+
+def moved(
+    image: Pillow.Image, turn: float, shift: tuple[float, float], scale: float, *, mirrored: bool
+) -> Pillow.Image:
+    """Return the square about a picture's centre, turned, shifted, scaled and mirrored; what is empty is drawn out.
+
+    Parameters
+    ----------
+    turn
+        Degrees.
+    shift
+        To the right and down, in sides of the square.
+    scale
+        How much of the picture is seen: 2 shows twice the side.
+    """
+    # here, because runs that open no picture ask for names of views
+    from PIL.Image import Resampling, Transform, fromarray
+
     side = min(image.size)
-    angle, scale = math.radians(turn * MAX_TURN), MAX_SCALE**zoom
-    shift_x, shift_y = right * MAX_SHIFT * side, down * MAX_SHIFT * side
+    angle, shift_x, shift_y = math.radians(turn), shift[0] * side, shift[1] * side
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    reach = side / 2 * (cos + abs(sin)) + max(abs(shift_x), abs(shift_y))  # from the centre to the farthest pixel
+    reach = side / 2 * (abs(cos) + abs(sin)) + max(abs(shift_x), abs(shift_y))  # from the centre to the farthest pixel
     margin = math.ceil(max(0.0, reach - side / 2)) + KERNEL
     padded = np.pad(np.asarray(image), ((margin, margin), (margin, margin), (0, 0)), "edge")
     centre_x, centre_y = padded.shape[1] / 2 + shift_x, padded.shape[0] / 2 + shift_y
-    across = -1 if _mirrors(number) else 1
+    across = -1 if mirrored else 1
     to_source = (
         *(across * cos, sin, centre_x - side / 2 * (across * cos + sin)),
         *(-across * sin, cos, centre_y - side / 2 * (cos - across * sin)),

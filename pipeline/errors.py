@@ -9,7 +9,9 @@ HeadstartError              1  never raised itself
 ├── ConflictError           5  something is in the way: a name in use, a folder that cannot be written
 │   ├── DamagedError        5  bytes of ours that are not what we wrote
 │   └── NumericsError       5  this machine computes other numbers than the ones stored
-└── ServerUnreachableError  7  no Prefect server answers
+├── GateError               6  a fine-tuned model that is not better than the head it started from
+├── ServerUnreachableError  7  no Prefect server answers
+└── CancelledError        130  somebody asked a job to stop
 
 A message says what came, what was wanted, and what to do next.
 """
@@ -72,7 +74,19 @@ class NumericsError(ConflictError):
     """This machine computes other numbers than the ones stored."""
 
 
+class GateError(HeadstartError):
+    """A fine-tuned model is not better than the head it started from; raised where the caller asked for it."""
+
+    exit_code = 6
+
+
 class ServerUnreachableError(HeadstartError):
     """No Prefect server answers."""
 
     exit_code = 7
+
+
+class CancelledError(HeadstartError):
+    """Somebody asked a job to stop; what it has done is kept."""
+
+    exit_code = 130

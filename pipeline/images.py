@@ -47,6 +47,19 @@ def probe(data: bytes) -> None:
         _open(data)
 
 
+def short_side(data: bytes) -> int:
+    """Return the shorter side of a picture in pixels, from its header.
+
+    Raises
+    ------
+    ImageError
+        As `probe`.
+    """
+    with _translated(data):
+        return min(_open(data).size)
+    raise AssertionError("unreachable")
+
+
 def decode(data: bytes, recipe: Recipe) -> Pillow.Image:
     """Decode encoded bytes to an upright 8-bit RGB picture of any size (first frame only).
 

@@ -23,7 +23,12 @@ GRID_SIDE = 3  # cells of the coarse average grid: spatial layout at 9 values a 
 
 @cache  # a run converts the backbone for the pass and builds the delivered model on it
 def load_backbone(spec: BackboneSpec) -> keras.Model:
-    """Load a frozen backbone from (batch, size, size, 3) RGB pixels 0-255; its preprocessing is inside.
+    """Load a frozen backbone that everybody shares; see `build_backbone`."""
+    return build_backbone(spec)
+
+
+def build_backbone(spec: BackboneSpec) -> keras.Model:
+    """Build a frozen backbone of one's own, from (batch, size, size, 3) RGB pixels 0-255; its preprocessing is inside.
 
     Raises
     ------

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.errors import DamagedError
 from pipeline.similarity import DIFFERENT_ABOVE, SIMILAR_BELOW
-from pipeline.types import BackboneSpec, Head, Manifest, Metrics, Plan, Rejected
+from pipeline.types import BackboneSpec, Head, Manifest, Metrics, Plan, Rejected, Similarity, Size
 
 FORMAT = "headstart.record"
 VERSION = 1
@@ -39,6 +40,29 @@ def plan_part(plan: Plan) -> dict[str, Any]:
         "reasons": list(plan.reasons),
         "plan": {"backbone": plan.backbone, "taps": list(plan.taps)},
     }
+
+
+def parse_plan(record: Mapping[str, Any]) -> Plan:
+    """Read back what `plan_part` wrote.
+
+    Raises
+    ------
+    DamagedError
+        When the record does not hold it.
+    """
+    try:
+        measured = {key: value for key, value in record["similarity"].items() if key != "thresholds"}
+        return Plan(
+            backbone=record["plan"]["backbone"],
+            case=record["case"],
+            strategy=record["strategy"],
+            taps=tuple(record["plan"]["taps"]),
+            similarity=Similarity(**measured),
+            size=Size(**record["size"]),
+            reasons=tuple(record["reasons"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"The record holds no plan: {error}. Onboard the folder again.") from error
 
 
 def head_part(head: Head) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def render_report(record: Record) -> str:
         _similarity(record),
         _size(record),
         _head(record),
+        _finetune(record),
         _metrics(record),
         _classes(record),
         _confusions(record),
@@ -132,6 +133,50 @@ def _head(record: Record) -> str:
         "",
         *_table(("tap", "chosen", "share", "log evidence", "leave-one-out error", "penalty"), rows),
     )
+
+
+def _finetune(record: Record) -> str:
+    if "finetune" not in record:
+        return ""
+    tuned = record["finetune"]
+    schedule, scratch, mirror = tuned["schedule"], tuned.get("scratch"), tuned["mirror"]
+    mirrored = "are mirrored too" if mirror["used"] else "are not mirrored"
+    lines = [
+        f"Started from the head of version {tuned['started_from']['version']}, fitted again without the validation "
+        f"pictures: {tuned['num_fit']:,} to train on, {tuned['num_validation']:,} to validate on.",
+        "",
+        *_list(
+            [
+                tuned["gate"]["reason"],
+                f"Pictures {mirrored}: the head gets {mirror['mirrored_accuracy']:.1%} right in a mirror, "
+                f"{mirror['accuracy']:.1%} without.",
+                f"AdamW, learning rate up to {schedule['learning_rate']:g}, batches of {schedule['batch_size']}, "
+                f"{schedule['epochs']} epochs at most, {tuned['precision']}.",
+                *([scratch["race"]["reason"]] if scratch else []),
+            ]
+        ),
+        "",
+        *_curve(tuned["curve"]),
+    ]
+    if scratch:
+        lines += ["", f"From random weights ({_text(scratch['network'])}, {scratch['size']} pixels):", ""]
+        lines += _curve(scratch["curve"])
+    return _section("Fine-tuning", *lines)
+
+
+def _curve(curve: Sequence[Record]) -> Iterable[str]:
+    best = max(curve[1:], key=lambda row: (row["val_accuracy"], -row["val_log_loss"]))["epoch"]
+    rows = [
+        (
+            f"{row['epoch']}{' (best)' if row['epoch'] == best else ''}",
+            f"{row['train_loss']:.3f}" if "train_loss" in row else "",
+            f"{row['val_accuracy']:.1%}",
+            f"{row['val_log_loss']:.3f}",
+            f"{row['seconds']:,.0f}",
+        )
+        for row in curve
+    ]
+    return _table(("epoch", "training loss", "validation accuracy", "validation log loss", "seconds"), rows)
 
 
 def _metrics(record: Record) -> str:

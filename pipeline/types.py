@@ -274,6 +274,15 @@ class ModelRef:
     record: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that a training needs to go on from a step as if it had never stopped."""
+
+    step: int  # optimiser steps done
+    arrays: Mapping[str, Any]  # name -> numpy array of any plain dtype and shape
+    state: Mapping[str, Any]  # JSON: curve so far, best epoch, …
+
+
 class Progress(Protocol):
     """Told how far a long stage is; the terminal, a log or nobody listens."""
 

@@ -88,7 +88,7 @@ def write_whole(path: Path, data: bytes, stage: Stage = BESIDE, mode: int = 0o64
     write_stream(path, [data], stage, mode)
 
 
-def write_stream(path: Path, chunks: Iterable[bytes], stage: Stage = BESIDE, mode: int = 0o644) -> None:
+def write_stream(path: Path, chunks: Iterable[bytes | memoryview], stage: Stage = BESIDE, mode: int = 0o644) -> None:
     """Write a file that need not fit in memory, as `write_whole` does; what the chunks raise ends it."""
     with explained(path):
         make_folder(path.parent, stage.fs)
@@ -190,7 +190,7 @@ def check_format(found: Mapping[str, Any], format: str, version: int, path: Path
 
 
 @contextmanager
-def _staged(chunks: Iterable[bytes], folder: Path, mode: int, fs: Fs) -> Iterator[Path]:
+def _staged(chunks: Iterable[bytes | memoryview], folder: Path, mode: int, fs: Fs) -> Iterator[Path]:
     """Yield a complete, synced file; it is removed again if the block fails."""
     make_folder(folder, fs)
     path = folder / f".{uuid4().hex}.part"

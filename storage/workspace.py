@@ -136,6 +136,13 @@ class Workspace:
     def engine(self, engine_id: str) -> Path:
         return self.engines / engine_id
 
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    def job(self, job_id: str) -> Path:
+        return self.jobs / job_id
+
     # ── damage ───────────────────────────────────────────────────────────────────────────────────
 
     def set_aside(self, path: Path) -> Path:

@@ -24,3 +24,11 @@ def write_photos(folder: Path, num_images: int, width: int = 500, height: int = 
             crop.putpixel((0, 0), (number % 256, number // 256, 0))  # distinct, whatever the crop
             crop.save(folder / label / f"{number:05d}.jpg", quality=85)
     return folder
+
+
+def photo_arrays(num_images: int, size: int) -> np.ndarray:
+    """Return crops as (num_images, size, size, 3) uint8."""
+    rng = np.random.default_rng(0)
+    photo = load_sample_images().images[0]
+    places = [[int(rng.integers(0, side - size + 1)) for side in photo.shape[:2]] for _ in range(num_images)]
+    return np.stack([photo[top : top + size, left : left + size] for top, left in places])

@@ -70,6 +70,7 @@ def prepare_folders(root):
     [
         (["onboard", "good", "--backbone", "eficientnet_lite0"], 2, "Did you mean 'efficientnet_lite0'"),
         (["plan", "good", "--backbone", "nope"], 2, "Unknown backbone 'nope'"),
+        (["onboard", "good", "--size", "100"], 2, "multiple of 32 from 64 to 1024"),
         (["inspect", "nope"], 2, "Unknown backbone 'nope'"),
         (["onboard", "good", "--name", "Bad Name!"], 2, "cannot be a name"),
         (["predict", "nobody", "x.png", "--csv", "--jsonl"], 2, "exclude each other"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 
 from flows import extraction, steps
-from flows.backbone import find_backbone
+from flows.backbone import engine_id, find_backbone
 from pipeline.backbones import DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import ConflictError, NotFoundError, UnknownNameError, UsageError
 from pipeline.types import DECODERS
@@ -119,9 +120,64 @@ def test_any_network_of_keras_can_be_the_backbone(again, headstart):
     assert "tensorflow" not in found.loaded
 
 
+def test_a_smaller_square_is_another_space_with_a_model_of_its_own(again, headstart):
+    at_96 = ("onboard", again.folder, "--name", "shapes", "--size", "96", "--json", "--workspace", again.workspace)
+    document = json.loads(headstart(*at_96).stdout)
+    assert counts(document) == (24, 24, 0)
+    assert document["certificate"]["passed"]
+    assert document["metrics"]["accuracy"] == 1.0
+    # similarity is measured at the network's own size, and was before
+    assert document["similarity"] == again.document["similarity"]
+    assert not any("calibrated" in reason for reason in document["reasons"])
+    record = get_model(Workspace.open(again.workspace), "shapes").record
+    assert (record["model_version"], record["recipe"]["size"]) == (2, 96)
+
+    found = headstart(*at_96)
+    assert json.loads(found.stdout)["model"] == document["model"]
+    assert "tensorflow" not in found.loaded
+    assert steps.onboard(request(again))["model"]["version"] == 1
+    assert steps.onboard(request(again, size=224))["model"]["version"] == 1
+
+
+def test_a_model_of_a_smaller_square_predicts_and_its_features_are_looked_after(again, headstart):
+    place = ("--workspace", again.workspace)
+    steps.onboard(request(again, size=96))
+    tested = read_manifest(Workspace.open(again.workspace), "shapes").of_split("test")
+    found = headstart("predict", "shapes", *(again.folder / image.path for image in tested), "--jsonl", *place)
+    labels = [json.loads(line)["label"] for line in found.stdout.splitlines()]
+    assert labels == [f"class{image.label}" for image in tested]
+
+    sizes = json.loads(headstart("features", "--json", *place).stdout)["features"]
+    assert {(row["size"], row["num_images"]) for row in sizes} >= {(96, 24), (224, 24)}
+    verified = json.loads(headstart("verify", "--recompute", "1000", "--json", *place).stdout)
+    assert verified["findings"] == []
+    assert get_backbone(DEFAULT_BACKBONE, 96).space().id in {row["space"] for row in verified["recomputed"]["taps"]}
+    garbage = json.loads(headstart("gc", "--grace", "0s", "--json", *place).stdout)["garbage"]
+    engines = {engine_id(get_backbone(DEFAULT_BACKBONE, size)) for size in (96, 224)}
+    assert not engines & {item["path"].rpartition("/")[2] for item in garbage}
+
+
+def test_a_network_of_keras_is_described_once_for_each_size(workspace, monkeypatch):
+    described = []
+
+    def describe(name, weights, size):
+        described.append(size)
+        return replace(get_backbone(DEFAULT_BACKBONE, size), name=name, source="none", moments=None)
+
+    monkeypatch.setattr("pipeline.applications.describe_application", describe)
+    opened = Workspace.open(workspace)
+
+    def size_found(size):
+        return find_backbone(opened, "mobilenet_v3_small", "none", DECODERS["exact"], size).recipe.size
+
+    assert [size_found(size) for size in (96, 96, None, 224, 128, 96)] == [96, 96, 224, 224, 128, 96]
+    assert described == [96, None, 128]
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
+        ({"name": DEFAULT_BACKBONE, "weights": None, "size": 100}, UsageError),
         ({"name": "resnet51", "weights": None}, UnknownNameError),
         ({"name": DEFAULT_BACKBONE, "weights": "none"}, UsageError),
         ({"name": "resnet50", "weights": "no/such/file.weights.h5"}, NotFoundError),

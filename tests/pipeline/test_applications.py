@@ -76,6 +76,25 @@ def test_weights_are_a_known_name_or_a_file_that_keras_loads(tmp_path):
             check_backbone(SMALL, str(tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("name", "size"), [(DEFAULT_BACKBONE, 64), (SMALL, 1024), ("inception_v3", 299), (SMALL, None)]
+)
+def test_a_network_takes_multiples_of_32_pixels_and_its_own_size(name, size):
+    check_backbone(name, None, size)
+
+
+@pytest.mark.parametrize("size", [0, -96, 32, 100, 299, 1056])
+def test_another_size_is_refused_and_the_ones_that_are_wanted_named(size):
+    with pytest.raises(UsageError, match=rf"{size} pixels .* multiple of 32 from 64 to 1024, or 224, the own size"):
+        check_backbone(DEFAULT_BACKBONE, None, size)
+
+
+def test_the_embedded_network_at_another_size_is_the_same_but_similarity_is_not_measured_with_it():
+    own, small = get_backbone(DEFAULT_BACKBONE), get_backbone(DEFAULT_BACKBONE, 96)
+    assert small == replace(own, recipe=replace(own.recipe, size=96), moments=None)
+    assert get_backbone(DEFAULT_BACKBONE, own.recipe.size) is own
+
+
 @pytest.mark.parametrize("moments", [True, False])
 def test_a_spec_survives_json(moments):
     spec = get_backbone(DEFAULT_BACKBONE)
@@ -189,15 +208,13 @@ def test_a_grid_is_read_where_a_row_has_room_for_it(keras, channels, side, grids
 
 
 @pytest.fixture
-def describe(monkeypatch, keras):
+def describe(keras):
     """Describe a network with random weights, at its own size or a smaller one; afterwards forget what was loaded."""
     from pipeline.applications import describe_application
     from pipeline.networks import load_backbone
 
     def run(name, size=None, weights="none"):
-        entry = APPLICATIONS[name]
-        monkeypatch.setitem(APPLICATIONS, name, replace(entry, size=size or entry.size))
-        return describe_application(name, weights)
+        return describe_application(name, weights, size)
 
     yield run
     load_backbone.cache_clear()
@@ -369,6 +386,15 @@ def file_spec(weights_file):
     from pipeline.applications import describe_application
 
     return describe_application(SMALL, str(weights_file))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("weights", ["none", "imagenet"])
+def test_a_size_that_only_keras_knows_to_be_too_small_is_a_usage_error_without_a_download(weights):
+    from pipeline.applications import describe_application
+
+    with pytest.raises(UsageError, match=r"inception_v3 for pictures of 64 x 64: .*75x75.* own size is 299"):
+        describe_application("inception_v3", weights, 64)
 
 
 @pytest.mark.heavy

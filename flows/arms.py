@@ -1,0 +1,256 @@
+"""The arms of a fine-tuning job: the pretrained network, and in case 4 one from random weights that races it.
+
+Heavy leaf: importing it loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from flows.forward import reader
+from flows.training import labels_of, read_taps
+from pipeline.augment import ORIGINAL
+from pipeline.batches import Batches, Pictures, Undecoded, decode_into
+from pipeline.delivery import frame
+from pipeline.errors import ImageError
+from pipeline.finetune import best_precision, build_deliverable, build_finetuned, in_float32, precision, train
+from pipeline.fingerprint import fingerprint
+from pipeline.gate import Gate, compare
+from pipeline.heads import fit_head, head_probabilities
+from pipeline.images import short_side
+from pipeline.race import judge_race, plan_race
+from pipeline.schedule import MIRROR_TOLERANCE, Schedule, plan_scratch
+from pipeline.scoring import Network, Validation, calibrate, measure_mirror, predict_images
+from pipeline.scratch import build_scratch, choose_size, count_multiply_adds
+from pipeline.split import sample_images
+from pipeline.types import Head, Image, Recipe
+
+if TYPE_CHECKING:
+    from flows.finetuning import Ground, Log, OnEpoch
+    from storage.jobs import Job
+
+FINETUNE, SCRATCH = "fine-tune", "scratch"
+CASE_WITH_RACE = 4
+NUM_MEASURED = 200  # pictures whose size is looked at
+
+Curve = list[dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The better arm, and what there is to say about all of them."""
+
+    network: Network  # from pixels to scores, float32
+    recipe: Recipe
+    report: dict[str, Any]
+
+    def delivered(self) -> Network:
+        """Build the model that takes decoded pictures."""
+        return frame(self.network, self.recipe)
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """What all arms of a job share."""
+
+    ground: Ground
+    job: Job
+    log: Log
+    on_epoch: OnEpoch
+    checkpoint_seconds: float
+
+    def pictures(self, images: Sequence[Image], recipe: Recipe, part: str) -> Pictures:
+        """Decode pictures once, into a file beside the checkpoints; where there is no room, whenever they are used."""
+        read = reader(self.ground.manifest)
+        key = fingerprint({"recipe": asdict(recipe), "images": [image.digest.hex() for image in images]})[:16]
+        shape = (len(images), recipe.size, recipe.size, 3)
+        kept = self.job.pixels(f"{part}-{key}", shape, lambda pixels: decode_into(pixels, images, read, recipe))
+        return Undecoded(images, read, recipe) if kept is None else kept
+
+    def data(self, recipe: Recipe) -> tuple[Pictures, Validation]:
+        """Read what an arm is trained and validated on."""
+        val = self.ground.validate_on
+        return self.pictures(self.ground.fit_on, recipe, "fit"), Validation(
+            self.pictures(val, recipe, "val"), labels_of(val)
+        )
+
+    def batches(self, pictures: Pictures, schedule: Schedule) -> Batches:
+        return Batches(pictures, labels_of(self.ground.fit_on), len(self.ground.manifest.classes), schedule)
+
+    def train(
+        self,
+        arm: str,
+        network: Network,
+        batches: Batches,
+        validation: Validation,
+        schedule: Schedule,
+        stop_after: int | None = None,
+    ) -> Curve:
+        """Train an arm from where its checkpoints leave it."""
+        keeper = _Keeper(self.job, arm)
+
+        def tell(row: dict[str, float]) -> None:
+            self.job.write_status({"arm": arm, "num_epochs": schedule.epochs, **row})
+            self.on_epoch({"arm": arm, "num_epochs": schedule.epochs, **row})
+
+        return train(
+            network,
+            batches,
+            validation,
+            schedule,
+            keeper,
+            tell,
+            stop_after=stop_after,
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+
+
+class _Keeper:
+    """Lets a training reach its job's folder."""
+
+    def __init__(self, job: Job, arm: str) -> None:
+        checkpoints = job.checkpoints(arm)
+        self.read, self.write, self.is_cancelled = checkpoints.read, checkpoints.write, job.is_cancelled
+
+
+# ── the head ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def fit_start(ground: Ground) -> Head:
+    """Fit the head that training starts from and has to beat: as the one that serves, without validation pictures."""
+    taps = [tap for tap in ground.spec.taps if tap.name in ground.plan.taps]
+    features = read_taps(ground.workspace, ground.spec, (ORIGINAL,), ground.fit_on, [tap.name for tap in taps])
+    return fit_head(features, taps, labels_of(ground.fit_on), len(ground.manifest.classes))
+
+
+def compare_with_head(ground: Ground, head: Head, trained: Trained) -> Gate:
+    """Compare the trained network with the head on validation pictures, exactly as both would be delivered."""
+    used = [part.tap for part in head.taps]
+    features = read_taps(ground.workspace, ground.spec, (ORIGINAL,), ground.validate_on, used)
+    found = predict_images(trained.network, ground.validate_on, reader(ground.manifest), trained.recipe)
+    return compare(labels_of(ground.validate_on), head_probabilities(head, features), found)
+
+
+# ── the arms ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def train_arms(
+    ground: Ground,
+    head: Head,
+    schedule: Schedule,
+    job: Job,
+    log: Log,
+    on_epoch: OnEpoch,
+    checkpoint_seconds: float,
+) -> Trained:
+    """Train what the case asks for; returns the arm that is better on validation pictures, calibrated on them."""
+    runner = _Runner(ground, job, log, on_epoch, checkpoint_seconds)
+    best = first = _finetune(runner, head, schedule)
+    scratch: dict[str, Any] | None = None
+    if ground.plan.case == CASE_WITH_RACE:
+        second, scratch = _scratch(runner, first)
+        if scratch["race"]["continued"] and second.best_accuracy > first.best_accuracy:
+            best = second
+    network = _to_float32(best)
+    factor = calibrate(network, best.validation)
+    report = {"arm": best.name, "curve": first.curve, **first.report, "scratch": scratch, "calibration": factor}
+    return Trained(network, best.recipe, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arm:
+    """A network after its training, with the weights of its best epoch."""
+
+    name: str
+    build: Callable[[], Network]
+    network: Network
+    recipe: Recipe
+    schedule: Schedule
+    validation: Validation
+    curve: Curve
+    report: dict[str, Any]
+
+    @property
+    def best_accuracy(self) -> float:
+        return max(row["val_accuracy"] for row in self.curve[1:])
+
+
+def _finetune(runner: _Runner, head: Head, schedule: Schedule) -> _Arm:
+    """Fine-tune backbone and head. Pictures are mirrored if the head sees no less in a mirror."""
+    spec = runner.ground.spec
+    policy = best_precision()
+    with precision(policy):
+        network = build_finetuned(spec, head, schedule)
+    pictures, validation = runner.data(spec.recipe)
+    plain, mirrored = measure_mirror(network, validation)
+    mirror = mirrored >= plain - MIRROR_TOLERANCE
+    schedule = replace(schedule, augmentation=replace(schedule.augmentation, mirror=mirror))
+    curve = runner.train(FINETUNE, network, runner.batches(pictures, schedule), validation, schedule)
+    report = {
+        "mirror": {"accuracy": plain, "mirrored_accuracy": mirrored, "tolerance": MIRROR_TOLERANCE, "used": mirror},
+        "precision": policy,
+    }
+
+    def build() -> Network:
+        return build_deliverable(spec, head)
+
+    return _Arm(FINETUNE, build, network, spec.recipe, schedule, validation, curve, report)
+
+
+def _scratch(runner: _Runner, first: _Arm) -> tuple[_Arm, dict[str, Any]]:
+    """Train a network from random weights on a small budget, and to the end if it is ahead then."""
+    ground = runner.ground
+    size = choose_size(_short_sides(ground), ground.spec.recipe.size)
+    recipe = replace(ground.spec.recipe, size=size)
+    planned = plan_scratch(len(ground.fit_on))
+    schedule = replace(planned, augmentation=replace(planned.augmentation, mirror=first.schedule.augmentation.mirror))
+
+    def build() -> Network:
+        return in_float32(build_scratch(size, len(ground.manifest.classes), schedule.seed))
+
+    with precision(best_precision()):
+        network = build()
+    costs = [count_multiply_adds(arm) for arm in (first.network, network)]
+    num_epochs = min(plan_race(*costs), schedule.epochs)
+    pictures, validation = runner.data(recipe)
+    batches = runner.batches(pictures, schedule)
+    curve = runner.train(SCRATCH, network, batches, validation, schedule, stop_after=num_epochs)
+    race = judge_race(
+        first.curve[1]["val_accuracy"],
+        max(row["val_accuracy"] for row in curve[1 : num_epochs + 1]),
+        len(ground.validate_on),
+        num_epochs,
+        num_epochs * costs[1] / costs[0],
+    )
+    runner.log(race.reason)
+    if race.continued:
+        curve = runner.train(SCRATCH, network, batches, validation, schedule)
+    report = {
+        "network": network.name,
+        "size": size,
+        "num_parameters": network.count_params(),
+        "multiply_adds": costs[1],
+        "finetuned_multiply_adds": costs[0],
+        "schedule": asdict(schedule),
+        "curve": curve,
+        "race": asdict(race),
+    }
+    return _Arm(SCRATCH, build, network, recipe, schedule, validation, curve, report), report
+
+
+def _short_sides(ground: Ground) -> list[int]:
+    read, sides = reader(ground.manifest), []
+    for image in sample_images(ground.fit_on, NUM_MEASURED):
+        with suppress(OSError, ImageError):
+            sides.append(short_side(read(image)))
+    return sides
+
+
+def _to_float32(arm: _Arm) -> Network:
+    """Give the trained weights to a network that computes everything in float32."""
+    network = arm.build()
+    network.set_weights(arm.network.get_weights())
+    return network

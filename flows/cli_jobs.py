@@ -1,0 +1,110 @@
+"""The commands for jobs that run long: fine-tuning, what became of it, and the server that schedules it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.options import JsonOption, SubmitOption, WorkspaceOption
+from flows.settings import workspace_root
+from pipeline.errors import GateError, UsageError
+
+jobs_app = typer.Typer(help="List the fine-tuning jobs of the workspace, or stop one.", invoke_without_command=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give the command line its commands."""
+    app.command()(finetune)
+    app.add_typer(jobs_app, name="jobs")
+    app.command()(deploy)
+
+
+def finetune(
+    name: Annotated[str, typer.Argument(help="Of the model, which is that of its dataset.")],
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="At most so many passes over the pictures (default: a table).")
+    ] = None,
+    layer_decay: Annotated[
+        float,
+        typer.Option(
+            "--layer-decay", min=0.1, max=1.0, help="Learning rate of each stage over that of the one behind it."
+        ),
+    ] = 1.0,
+    unfreeze_epochs: Annotated[
+        float,
+        typer.Option(
+            "--unfreeze-epochs", min=0.0, help="The head learns alone for so long, then stage after stage joins."
+        ),
+    ] = 0.0,
+    submit: SubmitOption = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="With --submit: another attempt at a job that crashed or was stopped.")
+    ] = False,
+    must_pass: Annotated[
+        bool, typer.Option("--must-pass", help="Exit with 6 if the result is not better than the head.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train the whole network of a model further, here and now. Stopped at any moment, the same command goes on."""
+    if retry and not submit:
+        raise UsageError("--retry needs --submit. Here, the same command goes on with a job by itself.")
+    if must_pass and submit:
+        raise UsageError("--must-pass and --submit exclude each other: a submitted job has no result yet.")
+    from flows import finetuning, render, submission
+    from flows.curve import describe_epoch
+
+    request = finetuning.FinetuneRequest(
+        name, str(workspace_root(workspace)), epochs, layer_decay=layer_decay, unfreeze_epochs=unfreeze_epochs
+    )
+    if submit:
+        submitted = submission.submit_finetune(request, retry)
+        render.json_object(submitted) if json else render.scheduled(submitted)
+        return
+    document = finetuning.finetune(
+        request,
+        render.progress(),
+        log=lambda line: print(line, file=sys.stderr, flush=True),
+        on_epoch=lambda row: print(describe_epoch(row), file=sys.stderr, flush=True),
+    )
+    render.json_object(document) if json else render.finetuned(document)
+    if must_pass and not document["gate"]["passed"]:
+        raise GateError(f"{document['gate']['reason']} The head stays the model.")
+
+
+@jobs_app.callback()
+def jobs(context: typer.Context, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+    """List the fine-tuning jobs of the workspace, and their runs on the server that PREFECT_API_URL names."""
+    if context.invoked_subcommand is not None:
+        return
+    from flows import control, render
+
+    document = control.describe_jobs(str(workspace_root(workspace)))
+    render.json_object(document) if json else render.jobs(document)
+
+
+@jobs_app.command()
+def cancel(
+    job: Annotated[str, typer.Argument(metavar="ID", help="Of the job, or the beginning of it.")],
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Stop a job, wherever it runs. What it has done is kept, and the next attempt goes on from there."""
+    from flows import control, render
+
+    document = control.cancel_job(str(workspace_root(workspace)), job)
+    render.json_object(document) if json else render.cancelled(document)
+
+
+def deploy(json: JsonOption = False) -> None:
+    """Set up the Prefect server that PREFECT_API_URL names: work pools, deployments, automations. Safe to repeat."""
+    from flows import render
+    from flows.server import get_server
+
+    url = get_server()
+    from flows.deploy import deploy_all
+
+    document = deploy_all(url)
+    render.json_object(document) if json else render.deployed(document)

@@ -1,0 +1,279 @@
+"""The fine-tune step: the whole network trained from its head on, in a job that survives, behind a gate.
+
+A job is named by everything that determines its outcome. Started again it goes on from its last checkpoint; once it
+has an outcome, that is its answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from flows import stopwatch
+from flows.backbone import list_backbones
+from flows.extraction import Extracted, extract
+from flows.forward import reader
+from flows.stopwatch import stage
+from flows.training import (
+    NUM_CERTIFIED,
+    features_part,
+    held_out,
+    labels_of,
+    package_versions,
+)
+from pipeline.backbones import WHEEL
+from pipeline.errors import DataError, NotFoundError
+from pipeline.fingerprint import fingerprint
+from pipeline.record import build_record, parse_plan
+from pipeline.schedule import Schedule, plan_finetuning
+from pipeline.split import sample_images, split_validation
+from pipeline.types import BackboneSpec, Head, Image, Manifest, ModelRef, Plan, Progress, Recipe, Split
+from storage.bundles import MODEL_FILE, write_bundle_files
+from storage.jobs import Job, find_outcome, running
+from storage.manifests import DatasetRef, read_manifest
+from storage.models import find_by_request, list_models, new_version
+from storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.arms import Trained
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+
+FINETUNE_VERSION = 1  # raised when a change of ours gives another model for the same request
+ID_LENGTH = 16
+
+Log = Callable[[str], None]
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneRequest:
+    """What a run is asked to do."""
+
+    name: str  # of the model, which is that of its dataset
+    workspace: str
+    epochs: int | None = None  # at most so many; by default by a table
+    layer_decay: float = 1.0  # rate of each stage over that of the stage behind it
+    unfreeze_epochs: float = 0.0  # the head learns alone for so long, then stage after stage joins
+    checkpoint_seconds: float = 120.0  # what a kill costs at most
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    """A job before it runs."""
+
+    id: str
+    asked: dict[str, Any]  # for people, and for `gc`
+    outcome: dict[str, Any] | None  # how it ended, if it has
+    head: ModelRef  # that it starts from and has to beat
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every part of a job stands on."""
+
+    workspace: Workspace
+    manifest: Manifest
+    spec: BackboneSpec
+    plan: Plan
+    extracted: Extracted
+    fit_on: list[Image]
+    validate_on: list[Image]
+    test_on: list[Image]
+    test_split: Split
+
+
+# ── before it runs ───────────────────────────────────────────────────────────────────────────────
+
+
+def find_job(request: FinetuneRequest) -> JobPlan:
+    """Name the job that a request means, and how it ended if it has. Loads nothing heavy.
+
+    Raises
+    ------
+    NotFoundError
+        When there is no head to start from.
+    """
+    workspace = Workspace.open(request.workspace)
+    head = _newest_head(workspace, request.name)
+    manifest = read_manifest(workspace, request.name, head.record["data"]["fingerprint"])
+    schedule = _schedule(request, manifest)
+    identity = {"head": head.record["request"], "schedule": asdict(schedule), "version": FINETUNE_VERSION}
+    job_id = fingerprint(identity)[:ID_LENGTH]
+    asked = {
+        "dataset": request.name,
+        "fingerprint": manifest.fingerprint,
+        "case": head.record["case"],
+        "head_version": head.version,
+        "epochs": schedule.epochs,
+        "num_train": head.record["size"]["num_train"],
+    }
+    return JobPlan(job_id, asked, find_outcome(workspace, job_id), head)
+
+
+def _newest_head(workspace: Workspace, name: str) -> ModelRef:
+    refs = [ref for ref in list_models(workspace) if ref.name == name]
+    heads = [ref for ref in refs if "finetune" not in ref.record]
+    if not heads:
+        known = ", ".join(sorted({ref.name for ref in list_models(workspace)})) or "none yet"
+        raise NotFoundError(
+            f"There is no model '{name}' to start from. Known: {known}. Train its head first: headstart onboard DIR"
+        )
+    return heads[-1]
+
+
+def _schedule(request: FinetuneRequest, manifest: Manifest) -> Schedule:
+    planned = plan_finetuning(len(manifest.of_split("train")), request.epochs)
+    return replace(planned, layer_decay=request.layer_decay, unfreeze_epochs=request.unfreeze_epochs)
+
+
+# ── the job ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def finetune(
+    request: FinetuneRequest,
+    progress: Progress | None = None,
+    log: Log = logger.info,
+    on_epoch: OnEpoch = lambda row: None,
+) -> dict[str, Any]:
+    """Run a job, or go on with it, or find how it ended; returns what `headstart finetune --json` prints.
+
+    Raises
+    ------
+    CancelledError
+        When somebody asked it to stop; started again it goes on.
+    ConflictError
+        When another process is running it.
+    """
+    job_plan = find_job(request)
+    if job_plan.outcome is not None:
+        return job_plan.outcome
+    workspace = Workspace.open(request.workspace)
+    with stopwatch.running(), running(workspace, job_plan.id, job_plan.asked) as job:
+        if (outcome := job.find_outcome()) is None:  # it may have ended while we came here
+            outcome = _run(request, job_plan, workspace, job, progress, log, on_epoch)
+            job.write_outcome(outcome)
+    return outcome
+
+
+def _run(
+    request: FinetuneRequest,
+    job_plan: JobPlan,
+    workspace: Workspace,
+    job: Job,
+    progress: Progress | None,
+    log: Log,
+    on_epoch: OnEpoch,
+) -> dict[str, Any]:
+    if made := find_by_request(workspace, request.name, job_plan.id):  # killed after the model, before the outcome
+        return _outcome(job_plan, made.record["finetune"], made)
+    ground = _prepare(workspace, request.name, job_plan.head, progress)
+    with stage("imports"):
+        from flows.arms import compare_with_head, fit_start, train_arms
+    with stage("train"):
+        head = fit_start(ground)
+        schedule = _schedule(request, ground.manifest)
+        trained = train_arms(ground, head, schedule, job, log, on_epoch, request.checkpoint_seconds)
+        gate = compare_with_head(ground, head, trained)
+    log(gate.reason)
+    finetuned = {
+        "started_from": {"version": job_plan.head.version, "taps": [part.tap for part in head.taps]},
+        "num_fit": len(ground.fit_on),
+        "num_validation": len(ground.validate_on),
+        "schedule": asdict(schedule),
+        "gate": asdict(gate),
+        **trained.report,
+    }
+    model = _deliver(ground, head, trained, job_plan, finetuned) if gate.passed else None
+    return _outcome(job_plan, finetuned, model)
+
+
+def _prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress | None) -> Ground:
+    """Find what the head was made from; features that are gone by now are computed again."""
+    record = head.record
+    manifest = read_manifest(workspace, name, record["data"]["fingerprint"])
+    if not os.path.isdir(manifest.root):
+        raise DataError(
+            f"{manifest.root} is gone, but its pictures are needed. Bring it back, or onboard its new place."
+        )
+    spec = _spec(workspace, record)
+    dataset = DatasetRef(name, manifest.root, manifest.fingerprint)
+    extracted = extract(str(workspace.root), dataset, spec, 0, progress)
+    left_out = {item.path for item in extracted.rejected}
+    images = [image for image in manifest.images if image.path not in left_out]
+    test_on, test_split = held_out(images)
+    fit_on, validate_on = split_validation(images, test_split)
+    plan = parse_plan(record)
+    return Ground(workspace, manifest, spec, plan, extracted, fit_on, validate_on, test_on, test_split)
+
+
+def _spec(workspace: Workspace, record: Any) -> BackboneSpec:
+    """Find the backbone of a record among those known here."""
+    wanted, recipe = record["backbone"], Recipe(**record["recipe"])
+    for spec in list_backbones(workspace):
+        same = (spec.name, spec.weights_sha256) == (wanted["name"], wanted["weights_sha256"])
+        if same and (spec.source == WHEEL or spec.recipe.size == recipe.size):
+            moments = spec.moments if spec.recipe.size == recipe.size else None
+            return replace(spec, recipe=recipe, moments=moments)
+    raise NotFoundError(
+        f"The head's backbone, {wanted['name']} with weights {wanted['weights']}, is not known in {workspace.root}. "
+        "Onboard the folder again."
+    )
+
+
+def _deliver(ground: Ground, head: Head, trained: Trained, job_plan: JobPlan, finetuned: dict[str, Any]) -> ModelRef:
+    """Evaluate, certify and save a model that has passed its gate."""
+    from pipeline.delivery import certify, write_model
+    from pipeline.evaluate import evaluate
+    from pipeline.report import render_report
+    from pipeline.scoring import predict_images
+
+    read = reader(ground.manifest)
+    with stage("evaluate"):
+        probabilities = predict_images(trained.network, ground.test_on, read, trained.recipe)
+        metrics = evaluate(labels_of(ground.test_on), probabilities, ground.manifest.classes, ground.test_split)
+    with new_version(ground.workspace, job_plan.asked["dataset"]) as bundle:
+        with stage("save"):
+            write_model(trained.delivered(), bundle.folder / MODEL_FILE)
+        with stage("certify"):
+            chosen = sample_images(ground.test_on, NUM_CERTIFIED)
+            rows = [ground.test_on.index(image) for image in chosen]
+            certificate = certify(bundle.folder / MODEL_FILE, chosen, read, trained.recipe, probabilities, rows)
+        facts = {
+            "request": job_plan.id,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "certificate": asdict(certificate),
+            "features": features_part(ground.spec, ground.extracted),
+            "finetune": finetuned,
+            "seconds": stopwatch.seconds(),
+            "versions": package_versions(),
+        }
+        spec = replace(ground.spec, recipe=trained.recipe)
+        bundle.record = build_record(
+            ground.manifest, ground.plan, spec, head, metrics, ground.extracted.rejected, facts
+        )
+        write_bundle_files(bundle.folder, ground.manifest.classes, trained.recipe, render_report(bundle.record))
+    return bundle.ref
+
+
+def _outcome(job_plan: JobPlan, finetuned: dict[str, Any], model: ModelRef | None) -> dict[str, Any]:
+    """Say how a job ended: what is kept, and printed."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "job": job_plan.id,
+        "dataset": job_plan.asked["dataset"],
+        "case": job_plan.asked["case"],
+        **finetuned,
+        "model": {"name": model.name, "version": model.version, "path": model.path} if model else None,
+        "metrics": {
+            key: value for key, value in model.record["metrics"].items() if key not in ("per_class", "confusion")
+        }
+        if model
+        else None,
+    }

@@ -1,0 +1,157 @@
+"""The Prefect server: whether it answers, and the runs of fine-tuning jobs on it. Prefect is imported inside, 2 s."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from flows.settings import prefect_url
+from pipeline.errors import ConflictError, ServerUnreachableError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+ONBOARD, FINETUNE = "onboard/onboard", "finetune/finetune"  # flow/deployment
+JOB_TAG = "job:"  # its runs carry a job's id in a tag
+ANSWER_SECONDS = 5.0
+MOST_RUNS = 200  # of a server's answer
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a job on a server; a job has one for each attempt."""
+
+    id: str
+    name: str
+    job: str
+    attempt: int
+    dataset: str
+    workspace: str
+    state: str
+    is_final: bool
+
+
+def get_server(otherwise: str = "") -> str:
+    """Return the URL of the Prefect server that is set, if it answers; `otherwise` says how to do without.
+
+    Raises
+    ------
+    ServerUnreachableError
+        When none is named or it does not answer.
+    """
+    url = prefect_url()
+    if not url:
+        from prefect.settings import PREFECT_API_URL
+
+        url = PREFECT_API_URL.value()  # a profile may name one
+    if not url:
+        raise ServerUnreachableError(f"No Prefect server is named. Set PREFECT_API_URL{otherwise}.")
+    if problem := find_problem(url):
+        raise ServerUnreachableError(f"No Prefect server answers at {url} ({problem}). Start it{otherwise}.")
+    return url
+
+
+def find_problem(url: str) -> str | None:
+    """Say why a server does not answer. Not through Prefect: its client goes on trying for a minute."""
+    try:
+        urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
+    except HTTPError:
+        pass  # it is there; Prefect has the credentials that it asks for
+    except URLError as error:
+        # a certificate that only Prefect's settings know
+        return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
+    except (OSError, ValueError, HTTPException) as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn what Prefect's client raises into an error of ours."""
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        said = error.response.text[:300]
+        raise ConflictError(f"The server at {url} refused ({error.response.status_code}): {said}") from error
+    except httpx.HTTPError as error:
+        raise ServerUnreachableError(
+            f"The Prefect server at {url} went away ({type(error).__name__}). Try again when it is back."
+        ) from error
+
+
+# ── runs of jobs ─────────────────────────────────────────────────────────────────────────────────
+
+
+def find_runs(url: str, job: str | None = None) -> list[Run]:
+    """Find the runs of a job, or the latest of all jobs; the newest attempt of a job is the first."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterTags
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    flow_name = FINETUNE.partition("/")[0]
+    with explained(url), get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
+            flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[f"{JOB_TAG}{job}"])) if job else None,
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=MOST_RUNS,
+        )
+    runs = [_parse_run(run) for run in found]
+    return sorted((run for run in runs if run is not None), key=lambda run: run.attempt, reverse=True)
+
+
+def _parse_run(run: FlowRun) -> Run | None:
+    """Read a run of a job; None for one that somebody started in Prefect itself, without our tag."""
+    job = next((tag.removeprefix(JOB_TAG) for tag in run.tags if tag.startswith(JOB_TAG)), None)
+    if job is None:
+        return None
+    number = (run.idempotency_key or "").rpartition("-")[2]
+    params: dict[str, Any] = run.parameters.get("params") or {}
+    return Run(
+        id=str(run.id),
+        name=run.name,
+        job=job,
+        attempt=int(number) if number.isdecimal() else 1,
+        dataset=str(params.get("name", "")),
+        workspace=str(params.get("workspace", "")),
+        state=(run.state and run.state.name) or "unknown",
+        is_final=bool(run.state and run.state.is_final()),
+    )
+
+
+def next_attempt(url: str, job: str) -> int:
+    """Number the next attempt of a job.
+
+    Raises
+    ------
+    ConflictError
+        When one of its runs may still end well.
+    """
+    runs = find_runs(url, job)
+    for run in runs:
+        if not run.is_final:
+            raise ConflictError(
+                f"Run {run.name} ({run.id}) of job {job} is {run.state}, so another attempt would be a second one. "
+                f"Wait for it, or stop it: headstart jobs cancel {job}"
+            )
+    return runs[0].attempt + 1 if runs else 1
+
+
+def cancel_runs(url: str, job: str) -> list[Run]:
+    """Ask for the end of every run of a job that has not ended; returns them as they are then."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import State, StateType
+
+    with explained(url), get_client(sync_client=True) as client:
+        asked = {run.id for run in find_runs(url, job) if not run.is_final}
+        for run_id in asked:
+            client.set_flow_run_state(run_id, State(type=StateType.CANCELLING))
+    return [run for run in find_runs(url, job) if run.id in asked]
