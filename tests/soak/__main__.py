@@ -1,8 +1,9 @@
-"""Long trials of the store, started by a person: `make soak`, or some of them by name.
+"""Long trials of the store and of jobs, started by a person: `make soak`, or some of them by name.
 
     python -m tests.soak kills --runs 500
     python -m tests.soak flips --runs 1000
     python -m tests.soak writers --minutes 10
+    python -m tests.soak finetuning --runs 20
 
 Each prints its summary as JSON on stdout; the exit code is 1 where something was lost, wrong or unclear.
 """
@@ -16,20 +17,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.soak import flips, kills, writers
+from tests.soak import finetuning, flips, kills, writers
 
 TRIALS = {
     "flips": lambda folder, options: flips.run(folder, options.runs or 1000, options.seed),
     "writers": lambda folder, options: writers.run(folder, options.minutes * 60, options.seed),
     "kills": lambda folder, options: kills.run(folder, options.runs or 500, options.seed),
+    "finetuning": lambda folder, options: finetuning.run(folder, options.runs or 20, options.seed),
 }
 
 
 def main() -> None:
     """Run the named trials, by default all of them."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Long trials of the store.")
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Long trials of the store and of jobs.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(TRIALS)}; by default all")
-    parser.add_argument("--runs", type=int, help="flips (default 1000) or kills (default 500)")
+    parser.add_argument("--runs", type=int, help="flips (default 1000), kills (500), or kills of fine-tuning (20)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of writers (default 10)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
