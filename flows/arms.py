@@ -16,7 +16,7 @@ from pipeline.augment import ORIGINAL
 from pipeline.batches import Batches, Pictures, Undecoded, decode_into
 from pipeline.delivery import frame
 from pipeline.errors import ImageError
-from pipeline.finetune import best_precision, build_deliverable, build_finetuned, in_float32, precision, train
+from pipeline.finetune import all_gpus, best_precision, build_deliverable, build_finetuned, in_float32, precision, train
 from pipeline.fingerprint import fingerprint
 from pipeline.gate import Gate, compare
 from pipeline.heads import fit_head, head_probabilities
@@ -148,12 +148,13 @@ def train_arms(
 ) -> Trained:
     """Train what the case asks for; returns the arm that is better on validation pictures, calibrated on them."""
     runner = _Runner(ground, job, log, on_epoch, checkpoint_seconds)
-    best = first = _finetune(runner, head, schedule)
     scratch: dict[str, Any] | None = None
-    if ground.plan.case == CASE_WITH_RACE:
-        second, scratch = _scratch(runner, first)
-        if scratch["race"]["continued"] and second.best_accuracy > first.best_accuracy:
-            best = second
+    with all_gpus():
+        best = first = _finetune(runner, head, schedule)
+        if ground.plan.case == CASE_WITH_RACE:
+            second, scratch = _scratch(runner, first)
+            if scratch["race"]["continued"] and second.best_accuracy > first.best_accuracy:
+                best = second
     network = _to_float32(best)
     factor = calibrate(network, best.validation)
     report = {"arm": best.name, "curve": first.curve, **first.report, "scratch": scratch, "calibration": factor}

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.batches import Batches
+from pipeline.batches import Batch, Batches
 from pipeline.delivery import build_classifier
 from pipeline.errors import CancelledError, DamagedError
 from pipeline.networks import build_backbone
@@ -107,6 +107,34 @@ def precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
+@contextmanager
+def all_gpus(devices: Sequence[str] | None = None) -> Iterator[None]:
+    """Build networks in it that train on every GPU of this host at once, each on its share of every batch.
+
+    Keras has a distribution of its own (`keras.distribution`), but none behind TensorFlow.
+
+    Parameters
+    ----------
+    devices
+        By default all GPUs.
+    """
+    if keras.backend.backend() != "tensorflow":
+        found = keras.distribution.list_devices("gpu") if devices is None else list(devices)
+        distribution = keras.distribution.DataParallel(devices=found) if len(found) > 1 else None
+        keras.distribution.set_distribution(distribution)
+        yield
+        return
+    found = [device.name for device in tf.config.list_logical_devices("GPU")] if devices is None else list(devices)
+    with tf.distribute.MirroredStrategy(found).scope() if len(found) > 1 else nullcontext():
+        yield
+
+
+def num_replicas(network: Network) -> int:
+    """Count the devices that a network trains on at once, of those that TensorFlow shares batches out to."""
+    strategy = getattr(network, "distribute_strategy", None)
+    return int(strategy.num_replicas_in_sync) if strategy else 1
+
+
 def best_precision() -> str:
     """Name the dtype policy that trains fastest here without losing accuracy: bfloat16 on GPUs that have it."""
     capable = [
@@ -196,11 +224,11 @@ def _compile(network: Network, schedule: Schedule, num_steps: int) -> None:
 
 def _run_epoch(network: Network, batches: Batches, state: _State, guard: _Guard) -> None:
     epoch = len(state.curve) - 1
-    first = int(network.optimizer.iterations) - epoch * batches.num_steps
+    first = _step(network) - epoch * batches.num_steps
     if first < batches.num_steps:  # else it was stopped while validating
         guard.begin()
         network.fit(
-            batches.of_epoch(epoch, first),
+            _shared_out(batches.of_epoch(epoch, first), num_replicas(network)),
             steps_per_epoch=batches.num_steps - first,
             epochs=1,
             verbose=0,
@@ -208,6 +236,13 @@ def _run_epoch(network: Network, batches: Batches, state: _State, guard: _Guard)
             callbacks=[guard],
         )
         guard.end()
+
+
+def _shared_out(batches: Iterator[Batch], num_shares: int) -> Iterator[Batch]:
+    """Cut every batch into a share for each replica: TensorFlow hands out what a generator yields in turn."""
+    for pixels, targets, weights in batches:
+        shares = (np.array_split(part, num_shares) for part in (pixels, targets, weights))
+        yield from zip(*shares, strict=True)
 
 
 def _close_epoch(
@@ -219,7 +254,7 @@ def _close_epoch(
     state.seconds += time.monotonic() - started
     row = {
         "epoch": len(state.curve),
-        "step": int(network.optimizer.iterations),
+        "step": _step(network),
         "train_loss": state.loss / state.num_losses if state.num_losses else float("nan"),
         "val_accuracy": accuracy,
         "val_log_loss": log_loss,
@@ -277,7 +312,7 @@ class _Guard(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
     def save(self) -> None:
         """Write a checkpoint of this very step, unless the last one is of it."""
         state, network = self._state, self._network
-        at = (int(network.optimizer.iterations), len(state.curve))
+        at = (_step(network), len(state.curve))
         if at == self._saved_at:
             return
         loss, num_losses, seconds = state.loss, state.num_losses, state.seconds
@@ -304,6 +339,10 @@ def _arrays(network: Network, state: _State) -> Iterator[tuple[str, int, Any]]:
     ):
         for place, value in enumerate(values):
             yield group, place, value
+
+
+def _step(network: Network) -> int:
+    return int(ops.convert_to_numpy(network.optimizer.iterations))
 
 
 def _values(variables: Sequence[Any]) -> list[Any]:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,7 @@ from pipeline.batches import Batches
 from pipeline.errors import CancelledError, DamagedError
 from pipeline.schedule import plan_finetuning, plan_scratch
 from pipeline.types import Checkpoint
+from tests.conftest import ROOT
 from tests.factories import a_head, a_photo
 
 pytestmark = pytest.mark.heavy
@@ -294,3 +297,38 @@ def test_stages_count_from_the_head_backwards(small_spec, keras):
     assert of[next(name for name in names if "top_scores" in name)] == 0
     assert of[next(name for name in names if "top_conv" in name)] == 1
     assert of[next(name for name in names if "stem_conv" in name)] == max(stages) == 5
+
+
+# ── several devices ──────────────────────────────────────────────────────────────────────────────
+
+TWO_DEVICES = """
+from pipeline.quiet_keras import tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from pipeline import finetune
+from pipeline.finetune import all_gpus, num_replicas
+finetune.SECONDS_BETWEEN_LOOKS = 0.0
+from tests.pipeline.test_finetune import Kept, a_network, a_schedule, run
+with all_gpus(["CPU:0", "CPU:1"]):
+    whole, stopped = Kept(), Kept(stop_at=8)
+    network, curve = run(a_schedule(), whole)
+    try:
+        run(a_schedule(), stopped)
+    except Exception as error:
+        assert type(error).__name__ == "CancelledError", error
+    _, resumed = run(a_schedule(), stopped)
+learns = curve[-1]["train_loss"] < curve[1]["train_loss"]
+print(num_replicas(network), [row["step"] for row in curve], stopped.num_looks > 8, len(resumed), learns)
+"""
+
+
+def test_several_devices_share_every_batch_and_a_training_on_them_resumes():
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[0] == "2 [0, 6, 12, 18] True 4 True", done.stderr
+
+
+def test_without_gpus_nothing_is_shared_out(keras):
+    from pipeline.finetune import all_gpus, num_replicas
+
+    with all_gpus():
+        assert num_replicas(a_network()) == 1
