@@ -80,15 +80,20 @@ def onboard(
     if submit and runner:
         raise UsageError("--submit and --runner exclude each other. Choose one.")
     request = _request(folder, workspace, name, backbone, weights, recipe, size, views, rehash)
-    from flows import render, steps, submission
+    from flows import render, render_jobs, steps, submission
 
     if submit:
         submitted = submission.submit_onboard(request)
-        render.json_object(submitted) if json else render.submitted(submitted)
+        render.json_object(submitted) if json else render_jobs.submitted(submitted)
         return
     document = steps.onboard(request, render.progress(), extract=_extract_step(runner))
     document = submission.schedule_finetuning(document)
-    render.json_object(document) if json else render.onboarded(document)
+    if json:
+        render.json_object(document)
+        return
+    render.onboarded(document)
+    if finetune := document.get("finetune"):
+        render_jobs.scheduled(finetune)
 
 
 @app.command()

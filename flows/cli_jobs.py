@@ -10,6 +10,7 @@ import typer
 from flows.options import JsonOption, SubmitOption, WorkspaceOption
 from flows.settings import workspace_root
 from pipeline.errors import GateError, UsageError
+from pipeline.schedule import CHECKPOINT_SECONDS
 
 jobs_app = typer.Typer(help="List the fine-tuning jobs of the workspace, or stop one.", invoke_without_command=True)
 
@@ -38,6 +39,9 @@ def finetune(
             "--unfreeze-epochs", min=0.0, help="The head learns alone for so long, then stage after stage joins."
         ),
     ] = 0.0,
+    checkpoint_seconds: Annotated[
+        float, typer.Option("--checkpoint-seconds", min=0.0, help="Between checkpoints: what a kill costs at most.")
+    ] = CHECKPOINT_SECONDS,
     submit: SubmitOption = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="With --submit: another attempt at a job that crashed or was stopped.")
@@ -53,15 +57,15 @@ def finetune(
         raise UsageError("--retry needs --submit. Here, the same command goes on with a job by itself.")
     if must_pass and submit:
         raise UsageError("--must-pass and --submit exclude each other: a submitted job has no result yet.")
-    from flows import finetuning, render, submission
+    from flows import finetuning, render, render_jobs, submission
     from flows.curve import describe_epoch
 
     request = finetuning.FinetuneRequest(
-        name, str(workspace_root(workspace)), epochs, layer_decay=layer_decay, unfreeze_epochs=unfreeze_epochs
+        name, str(workspace_root(workspace)), epochs, layer_decay, unfreeze_epochs, checkpoint_seconds
     )
     if submit:
         submitted = submission.submit_finetune(request, retry)
-        render.json_object(submitted) if json else render.scheduled(submitted)
+        render.json_object(submitted) if json else render_jobs.scheduled(submitted)
         return
     document = finetuning.finetune(
         request,
@@ -69,7 +73,7 @@ def finetune(
         log=lambda line: print(line, file=sys.stderr, flush=True),
         on_epoch=lambda row: print(describe_epoch(row), file=sys.stderr, flush=True),
     )
-    render.json_object(document) if json else render.finetuned(document)
+    render.json_object(document) if json else render_jobs.finetuned(document)
     if must_pass and not document["gate"]["passed"]:
         raise GateError(f"{document['gate']['reason']} The head stays the model.")
 
@@ -79,10 +83,10 @@ def jobs(context: typer.Context, workspace: WorkspaceOption = None, json: JsonOp
     """List the fine-tuning jobs of the workspace, and their runs on the server that PREFECT_API_URL names."""
     if context.invoked_subcommand is not None:
         return
-    from flows import control, render
+    from flows import control, render, render_jobs
 
     document = control.describe_jobs(str(workspace_root(workspace)))
-    render.json_object(document) if json else render.jobs(document)
+    render.json_object(document) if json else render_jobs.jobs(document)
 
 
 @jobs_app.command()
@@ -92,19 +96,19 @@ def cancel(
     json: JsonOption = False,
 ) -> None:
     """Stop a job, wherever it runs. What it has done is kept, and the next attempt goes on from there."""
-    from flows import control, render
+    from flows import control, render, render_jobs
 
     document = control.cancel_job(str(workspace_root(workspace)), job)
-    render.json_object(document) if json else render.cancelled(document)
+    render.json_object(document) if json else render_jobs.cancelled(document)
 
 
 def deploy(json: JsonOption = False) -> None:
     """Set up the Prefect server that PREFECT_API_URL names: work pools, deployments, automations. Safe to repeat."""
-    from flows import render
+    from flows import render, render_jobs
     from flows.server import get_server
 
     url = get_server()
     from flows.deploy import deploy_all
 
     document = deploy_all(url)
-    render.json_object(document) if json else render.deployed(document)
+    render.json_object(document) if json else render_jobs.deployed(document)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,13 +21,11 @@ def describe_jobs(workspace_root: str) -> dict[str, Any]:
     A server that does not answer is only named.
     """
     workspace = Workspace.open(workspace_root)
-    server, runs = _find_runs(None)
-    here = os.path.abspath(workspace_root)
+    local = list_jobs(workspace)
+    server, runs = _find_runs(workspace_root)
     latest: dict[str, Run] = {}
     for run in runs:
-        if run.workspace == here:
-            latest.setdefault(run.job, run)  # the newest attempt comes first
-    local = list_jobs(workspace)
+        latest.setdefault(run.job, run)  # the newest attempt comes first
     rows = [_local_row(job) | _run_columns(latest.pop(job.id, None)) for job in local]
     rows += [_waiting_row(run) | _run_columns(run) for run in latest.values()]
     return {"workspace": workspace_root, "server": server, "jobs": rows}
@@ -52,15 +49,15 @@ def cancel_job(workspace_root: str, text: str) -> dict[str, Any]:
     try:
         job = get_job(workspace, text).id
         is_running = request_cancel(workspace, job)
-        server, runs = _find_runs(job)
+        server, runs = _find_runs(workspace_root, job)
     except NotFoundError:  # one that waits on a server has no folder yet
-        server, runs = _find_runs(None)
+        server, runs = _find_runs(workspace_root)
         begun = {run.job for run in runs if len(text) >= SHORTEST and run.job.startswith(text)}
         if len(begun) != 1:
             raise
         (job,) = begun
     open_runs = [run for run in runs if run.job == job and not run.is_final]
-    cancelled = cancel_runs(server, job) if server and open_runs else []
+    cancelled = cancel_runs(server, workspace_root, job) if server and open_runs else []
     return {
         "job": job,
         "was_running": is_running,
@@ -68,7 +65,7 @@ def cancel_job(workspace_root: str, text: str) -> dict[str, Any]:
     }
 
 
-def _find_runs(job: str | None) -> tuple[str | None, list[Run]]:
+def _find_runs(workspace_root: str, job: str | None = None) -> tuple[str | None, list[Run]]:
     """Find runs on the server that PREFECT_API_URL names, if it names one and that answers."""
     url = prefect_url()
     if url is None:
@@ -77,7 +74,7 @@ def _find_runs(job: str | None) -> tuple[str | None, list[Run]]:
         log.warning("No Prefect server answers at %s (%s): only what is known here is told.", url, problem)
         return None, []
     try:
-        return url, find_runs(url, job)
+        return url, find_runs(url, workspace_root, job)
     except HeadstartError as error:
         log.warning("%s Only what is known here is told.", error)
         return None, []

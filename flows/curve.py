@@ -25,7 +25,7 @@ def rows_of(document: Mapping[str, Any]) -> list[Row]:
     scratch = document.get("scratch")
     if not scratch:
         return list(document["curve"])
-    arms = {"finetune": document["curve"], "scratch": scratch["curve"]}
+    arms = {"fine-tune": document["curve"], "scratch": scratch["curve"]}
     return [{"arm": arm, **row} for arm, curve in arms.items() for row in curve]
 
 

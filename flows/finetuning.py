@@ -29,7 +29,7 @@ from pipeline.backbones import WHEEL
 from pipeline.errors import DataError, NotFoundError
 from pipeline.fingerprint import fingerprint
 from pipeline.record import build_record, parse_plan
-from pipeline.schedule import Schedule, plan_finetuning
+from pipeline.schedule import CHECKPOINT_SECONDS, Schedule, plan_finetuning
 from pipeline.split import sample_images, split_validation
 from pipeline.types import BackboneSpec, Head, Image, Manifest, ModelRef, Plan, Progress, Recipe, Split
 from storage.bundles import MODEL_FILE, write_bundle_files
@@ -61,7 +61,7 @@ class FinetuneRequest:
     epochs: int | None = None  # at most so many; by default by a table
     layer_decay: float = 1.0  # rate of each stage over that of the stage behind it
     unfreeze_epochs: float = 0.0  # the head learns alone for so long, then stage after stage joins
-    checkpoint_seconds: float = 120.0  # what a kill costs at most
+    checkpoint_seconds: float = CHECKPOINT_SECONDS  # what a kill costs at most
 
 
 @dataclass(frozen=True, slots=True)

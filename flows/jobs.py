@@ -19,6 +19,7 @@ from flows.progress import Lines
 from flows.settings import workspace_root
 from pipeline.backbones import BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
 from pipeline.errors import CancelledError
+from pipeline.schedule import CHECKPOINT_SECONDS
 
 DATASET_NAME = "^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -110,7 +111,7 @@ class FinetuneParams(BaseModel):
         description="The head learns alone for so many epochs, then stage after stage joins.",
     )
     checkpoint_seconds: float = Field(
-        default=120.0, gt=0, title="Seconds between checkpoints", description="What a kill costs at most."
+        default=CHECKPOINT_SECONDS, ge=0, title="Seconds between checkpoints", description="What a kill costs at most."
     )
 
 

@@ -16,7 +16,6 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from flows.curve import rows_of, table_of
 from flows.progress import Lines
 from flows.settings import workspace_root
 from pipeline.plan import describe_case
@@ -68,14 +67,14 @@ def json_object(document: Mapping[str, Any]) -> None:
 def planned(document: Mapping[str, Any]) -> None:
     """Print a plan: the case, and why."""
     size, similarity, case = document["size"], document["similarity"], document["case"]
-    _say(f"{document['dataset']}: case {case} ({describe_case(case)}), strategy {document['strategy']}", style="bold")
-    _say(
+    say(f"{document['dataset']}: case {case} ({describe_case(case)}), strategy {document['strategy']}", style="bold")
+    say(
         f"{size['num_train']:,} training pictures, {size['num_classes']} classes, smallest {size['smallest_class']}; "
         f"D_BN {similarity['distance']:.3f} (early {similarity['early']:.3f}, middle {similarity['middle']:.3f}, "
         f"late {similarity['late']:.3f})"
     )
     for reason in document["reasons"]:
-        _say(f"  - {reason}")
+        say(f"  - {reason}")
     _say_problems(document["rejected"], document["notes"])
 
 
@@ -84,20 +83,18 @@ def onboarded(document: Mapping[str, Any]) -> None:
     planned(document)
     features, metrics, model = document["features"], document["metrics"], document["model"]
     low, high = metrics["accuracy_interval"]
-    _say()
+    say()
     _say_features(features)
-    _say(
+    say(
         f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) on {metrics['num_images']:,} "
         f"{metrics['split']} pictures; balanced {metrics['balanced_accuracy']:.3f}, "
         f"macro F1 {metrics['macro_f1']:.3f}, log loss {metrics['log_loss']:.3f}, "
         f"calibration error {metrics['ece']:.3f}"
     )
     _say_seconds(document["seconds"])
-    _say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
+    say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
     where = "" if document["workspace"] == str(workspace_root(None)) else f" --workspace {quote(document['workspace'])}"
-    _say(f"next: headstart show {model['name']}{where}; headstart predict {model['name']} PICTURE...{where}")
-    if finetune := document.get("finetune"):
-        scheduled(finetune)
+    say(f"next: headstart show {model['name']}{where}; headstart predict {model['name']} PICTURE...{where}")
 
 
 def extracted(document: Mapping[str, Any]) -> None:
@@ -105,22 +102,20 @@ def extracted(document: Mapping[str, Any]) -> None:
     features = document["features"]
     num_views = features["num_views"]
     views = f", {num_views} augmented view{'s' * (num_views > 1)} of each training picture" if num_views else ""
-    _say(
-        f"{document['dataset']}: {features['num_images']:,} pictures{views} in space {features['space']}", style="bold"
-    )
+    say(f"{document['dataset']}: {features['num_images']:,} pictures{views} in space {features['space']}", style="bold")
     _say_features(features)
     _say_problems(document["rejected"], [])
     _say_seconds(document["seconds"])
     if pack := document.get("pack"):
-        _say(f"pack in {pack}")
+        say(f"pack in {pack}")
 
 
 def verified(document: Mapping[str, Any]) -> None:
     """Print what was checked, how near this machine comes to what is stored, and a line per finding."""
     checked = ", ".join(f"{what} {number:,}" for what, number in document["checked"].items())
-    _say(f"checked {document['workspace']}: {checked or 'nothing is stored yet'}")
+    say(f"checked {document['workspace']}: {checked or 'nothing is stored yet'}")
     if recomputed := document.get("recomputed"):
-        _say(
+        say(
             f"recomputed {recomputed['num_rows']:,} of {recomputed['num_stored']:,} rows whose pictures datasets know "
             f"(--seed {recomputed['seed']}); wanted: relative differences of at most {recomputed['tolerance']:.0e}"
         )
@@ -128,9 +123,9 @@ def verified(document: Mapping[str, Any]) -> None:
         rows = [{**row, "largest_difference": f"{row['largest_difference']:.1e}"} for row in worst.values()]
         table("largest difference of each space", rows)
     for found in document["findings"]:
-        _say(f"{found['what']} {found['path']}: {found['problem']} {found['done']} {found['next']}")
+        say(f"{found['what']} {found['path']}: {found['problem']} {found['done']} {found['next']}")
     if not document["findings"]:
-        _say("all is as it was written", style="bold")
+        say("all is as it was written", style="bold")
 
 
 def collected(document: Mapping[str, Any]) -> None:
@@ -146,100 +141,20 @@ def collected(document: Mapping[str, Any]) -> None:
         rows = [{**row, "megabytes": round(row["megabytes"], 1), "why": why} for (_, why), row in totals.items()]
         table("removed" if document["deleted"] else "not needed", rows)
     for reason in document["left_alone"]:
-        _say(f"left alone: {reason}")
+        say(f"left alone: {reason}")
     size = f"{document['num_rows']:,} rows, {document['num_bytes'] / 1e6:,.1f} MB"
     if not totals:
-        _say("everything is needed, or too young to go", style="bold")
+        say("everything is needed, or too young to go", style="bold")
     elif document["deleted"]:
-        _say(f"removed {size}", style="bold")
+        say(f"removed {size}", style="bold")
     else:
-        _say(f"could go: {size}; nothing was removed, --delete does it", style="bold")
-
-
-def submitted(document: Mapping[str, Any]) -> None:
-    """Print where a submitted job went."""
-    _say(f"run {document['name']} ({document['run']}) is {document['state']} on {document['server']}")
-
-
-def scheduled(document: Mapping[str, Any]) -> None:
-    """Print what became of a fine-tuning job that should run: submitted, already finished, or left for later."""
-    job = f"fine-tuning job {document['job']}" if document["job"] else "fine-tuning"
-    if "run" in document:
-        _say(f"{job}, attempt {document['attempt']}:")
-        submitted(document)
-    elif document["state"] == "finished":
-        _say(f"{job} has ended: {_verdict(document['passed'], document['model'])}")
-    else:
-        _say(f"{job} is {document['state']}: {document['reason']}")
-    if following := document.get("next"):
-        _say(f"next: {following}")
-
-
-def finetuned(document: Mapping[str, Any]) -> None:
-    """Print a finished fine-tuning: its curve, the gate's comparison, and the model that came of it."""
-    table("curve", [_without_none(row) for row in table_of(rows_of(document))])
-    gate, model, metrics = document["gate"], document["model"], document["metrics"]
-    _say(gate["reason"])
-    if metrics:
-        low, high = metrics["accuracy_interval"]
-        _say(
-            f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) on {metrics['num_images']:,} "
-            f"{metrics['split']} pictures"
-        )
-    _say(_verdict(gate["passed"], model), style="bold")
-
-
-def jobs(document: Mapping[str, Any]) -> None:
-    """Print a row for each fine-tuning job."""
-    rows = []
-    for job in document["jobs"]:
-        status = job["status"]
-        row = {
-            "job": job["job"],
-            "dataset": job["dataset"],
-            "state": job["state"],
-            "epoch": f"{status['epoch']} of {status['num_epochs']}" if status else None,
-            "gate": {True: "passed", False: "not passed", None: None}[job["passed"]],
-            "last heard of": job["written"],
-            "run": job["run_state"] and f"{job['run_state']} (attempt {job['attempt']}, {job['run']})",
-        }
-        rows.append(_without_none(row))
-    table("jobs", rows)
-
-
-def cancelled(document: Mapping[str, Any]) -> None:
-    """Print what was asked to stop."""
-    if document["was_running"]:
-        _say(f"job {document['job']} runs here and stops at its next step; what it has done is kept")
-    for run in document["runs"]:
-        _say(f"run {run['name']} ({run['run']}) is {run['state']}")
-    if not document["was_running"] and not document["runs"]:
-        _say(f"job {document['job']} does not run, so there is nothing to stop")
-
-
-def deployed(document: Mapping[str, Any]) -> None:
-    """Print what a server has now, and how its workers are started."""
-    for kind in ("pools", "deployments", "automations"):
-        for row in document[kind]:
-            _say(f"{kind.removesuffix('s')} {row['name']}: {row['done']}")
-    for pool in document["pools"]:
-        _say(f"next: prefect worker start --pool {pool['name']}")
-
-
-def _without_none(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: "" if value is None else value for name, value in row.items()}
-
-
-def _verdict(passed: bool, model: Mapping[str, Any] | None) -> str:
-    if model:
-        return f"model {model['name']}@{model['version']} in {model['path']}"
-    return "it passed" if passed else "the head stays the model"
+        say(f"could go: {size}; nothing was removed, --delete does it", style="bold")
 
 
 def inspected(document: Mapping[str, Any]) -> None:
     """Print a backbone's layers and taps."""
     name, num_parameters = document["backbone"], document["num_parameters"]
-    _say(f"{name}: {num_parameters:,} parameters, {document['weights']}", style="bold")
+    say(f"{name}: {num_parameters:,} parameters, {document['weights']}", style="bold")
     layers = [
         {
             "layer": row["name"],
@@ -253,14 +168,14 @@ def inspected(document: Mapping[str, Any]) -> None:
     ]
     table("layers", layers)
     table("taps", [{key: tap[key] for key in ("name", "layer", "kind", "dim")} for tap in document["taps"]])
-    _say(
+    say(
         "K filters of F x F on D_in channels have K·F·F·D_in + K parameters (the K biases only where there are any); "
         'stride S makes ⌈H/S⌉ of H with "same" padding, ⌈(H-F+1)/S⌉ with "valid".'
     )
 
 
 def _say_features(features: Mapping[str, Any]) -> None:
-    _say(
+    say(
         f"features: {features['num_computed']:,} computed, {features['num_reused']:,} reused, "
         f"{features['num_rejected']:,} rejected"
     )
@@ -268,7 +183,7 @@ def _say_features(features: Mapping[str, Any]) -> None:
 
 def _say_seconds(seconds: Mapping[str, float]) -> None:
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total" and value >= 0.05)
-    _say(f"seconds: {seconds['total']:.1f} ({parts})")
+    say(f"seconds: {seconds['total']:.1f} ({parts})")
 
 
 def markdown(text: str) -> None:
@@ -355,17 +270,18 @@ def _stdout() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
 
 
-def _say(text: str = "", style: str = "") -> None:
+def say(text: str = "", style: str = "") -> None:
+    """Print a line that may hold names from outside."""
     _stdout().print(_text(text), style=style, soft_wrap=not sys.stdout.isatty())
 
 
 def _say_problems(rejected: Sequence[Mapping[str, str]], notes: Sequence[str]) -> None:
     for item in rejected[:NUM_NAMED]:
-        _say(f"  rejected {item['path']}: {item['reason']}")
+        say(f"  rejected {item['path']}: {item['reason']}")
     if len(rejected) > NUM_NAMED:
-        _say(f"  and {len(rejected) - NUM_NAMED} more rejected files; --json lists them all")
+        say(f"  and {len(rejected) - NUM_NAMED} more rejected files; --json lists them all")
     for note in notes:
-        _say(f"  note: {note}")
+        say(f"  note: {note}")
 
 
 def _grid(*columns: str, numbers: Sequence[str] = ("probability",), title: str | None = None) -> Table:

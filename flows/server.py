@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from urllib.request import urlopen
 
 from flows.settings import prefect_url
 from pipeline.errors import ConflictError, ServerUnreachableError
+from pipeline.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -90,8 +92,11 @@ def explained(url: str) -> Iterator[None]:
 # ── runs of jobs ─────────────────────────────────────────────────────────────────────────────────
 
 
-def find_runs(url: str, job: str | None = None) -> list[Run]:
-    """Find the runs of a job, or the latest of all jobs; the newest attempt of a job is the first."""
+def find_runs(url: str, workspace: str, job: str | None = None) -> list[Run]:
+    """Find the runs of a job of a workspace, or the latest of all its jobs; the newest attempt of a job is the first.
+
+    Other workspaces on the same server may have the same job, if they have the same pictures.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterTags
     from prefect.client.schemas.sorting import FlowRunSort
@@ -104,8 +109,9 @@ def find_runs(url: str, job: str | None = None) -> list[Run]:
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
             limit=MOST_RUNS,
         )
-    runs = [_parse_run(run) for run in found]
-    return sorted((run for run in runs if run is not None), key=lambda run: run.attempt, reverse=True)
+    here = os.path.abspath(workspace)
+    runs = [run for run in map(_parse_run, found) if run is not None and run.workspace == here]
+    return sorted(runs, key=lambda run: run.attempt, reverse=True)
 
 
 def _parse_run(run: FlowRun) -> Run | None:
@@ -127,7 +133,12 @@ def _parse_run(run: FlowRun) -> Run | None:
     )
 
 
-def next_attempt(url: str, job: str) -> int:
+def attempt_key(workspace: str, job: str, attempt: int) -> str:
+    """Name an attempt for ever: asked for again, the server finds its run."""
+    return f"{job}-{fingerprint(os.path.abspath(workspace))[:8]}-{attempt}"
+
+
+def next_attempt(url: str, workspace: str, job: str) -> int:
     """Number the next attempt of a job.
 
     Raises
@@ -135,7 +146,7 @@ def next_attempt(url: str, job: str) -> int:
     ConflictError
         When one of its runs may still end well.
     """
-    runs = find_runs(url, job)
+    runs = find_runs(url, workspace, job)
     for run in runs:
         if not run.is_final:
             raise ConflictError(
@@ -145,13 +156,13 @@ def next_attempt(url: str, job: str) -> int:
     return runs[0].attempt + 1 if runs else 1
 
 
-def cancel_runs(url: str, job: str) -> list[Run]:
+def cancel_runs(url: str, workspace: str, job: str) -> list[Run]:
     """Ask for the end of every run of a job that has not ended; returns them as they are then."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import State, StateType
 
     with explained(url), get_client(sync_client=True) as client:
-        asked = {run.id for run in find_runs(url, job) if not run.is_final}
+        asked = {run.id for run in find_runs(url, workspace, job) if not run.is_final}
         for run_id in asked:
             client.set_flow_run_state(run_id, State(type=StateType.CANCELLING))
-    return [run for run in find_runs(url, job) if run.id in asked]
+    return [run for run in find_runs(url, workspace, job) if run.id in asked]

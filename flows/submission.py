@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.server import FINETUNE, JOB_TAG, ONBOARD, explained, find_problem, get_server, next_attempt
-from flows.settings import prefect_url
+from flows.server import FINETUNE, JOB_TAG, ONBOARD, attempt_key, explained, find_problem, get_server, next_attempt
+from flows.settings import prefect_url, workspace_root
 from flows.steps import Request
 from pipeline.errors import HeadstartError, NotFoundError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flows.finetuning import FinetuneRequest, JobPlan
 
 HERE_AND_NOW = ", or leave --submit out to run here and now"
+OPTIONS = ("epochs", "layer_decay", "unfreeze_epochs")  # of the command, as the request calls them
 FINETUNED_CASES = (3, 4)  # whose strategy is fine-tuning
 
 
@@ -58,7 +60,7 @@ def submit_finetune(request: FinetuneRequest, retry: bool = False) -> dict[str, 
     if job.outcome is not None:
         return _finished(job)
     url = get_server(HERE_AND_NOW)
-    return _submit_attempt(url, request, job, next_attempt(url, job.id) if retry else 1)
+    return _submit_attempt(url, request, job, next_attempt(url, request.workspace, job.id) if retry else 1)
 
 
 def schedule_finetuning(document: dict[str, Any]) -> dict[str, Any]:
@@ -79,13 +81,13 @@ def schedule_finetuning(document: dict[str, Any]) -> dict[str, Any]:
         if job.outcome is not None:
             part = _finished(job)
         elif url is None:
-            part |= _not_scheduled(request.name, "PREFECT_API_URL names no server.")
+            part |= _not_scheduled(request, "PREFECT_API_URL names no server.")
         elif problem := find_problem(url):
-            part |= _not_scheduled(request.name, f"No Prefect server answers at {url} ({problem}).")
+            part |= _not_scheduled(request, f"No Prefect server answers at {url} ({problem}).")
         else:
             part = _submit_attempt(url, request, job, 1)
     except HeadstartError as error:
-        part |= _not_scheduled(request.name, str(error))
+        part |= _not_scheduled(request, str(error))
     return {**document, "finetune": part}
 
 
@@ -94,24 +96,35 @@ def _finished(job: JobPlan) -> dict[str, Any]:
     return {"job": job.id, "state": "finished", "passed": outcome["gate"]["passed"], "model": outcome["model"]}
 
 
-def _not_scheduled(name: str, reason: str) -> dict[str, Any]:
-    return {"state": "not scheduled", "reason": reason, "next": f"headstart finetune {name}"}
+def _not_scheduled(request: FinetuneRequest, reason: str) -> dict[str, Any]:
+    return {"state": "not scheduled", "reason": reason, "next": _command(request)}
+
+
+def _command(request: FinetuneRequest, *options: str) -> str:
+    """Spell out how a job is run by hand."""
+    given = [
+        f"--{option.name.replace('_', '-')} {quote(str(value))}"
+        for option in fields(request)
+        if option.name in OPTIONS and (value := getattr(request, option.name)) != option.default
+    ]
+    if request.workspace != str(workspace_root(None)):
+        given.append(f"--workspace {quote(request.workspace)}")
+    return " ".join(["headstart finetune", request.name, *given, *options])
 
 
 def _submit_attempt(url: str, request: FinetuneRequest, job: JobPlan, attempt: int) -> dict[str, Any]:
     parameters = asdict(request) | {"workspace": os.path.abspath(request.workspace)}
-    # the key is for ever: the same attempt again finds its run, whatever became of it
     run = _create_run(
         url,
         FINETUNE,
         parameters,
-        idempotency_key=f"{job.id}-{attempt}",
+        idempotency_key=attempt_key(request.workspace, job.id, attempt),
         tags=[f"{JOB_TAG}{job.id}"],
         flow_run_name=f"finetune-{request.name}",
     )
     part = {"job": job.id, "attempt": attempt, **_run_part(run, url)}
     if run.state and run.state.is_final():  # yet the job has no outcome
-        part["next"] = f"headstart finetune {request.name} --submit --retry"
+        part["next"] = _command(request, "--submit", "--retry")
     return part
 
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageEnhance
 
 from pipeline.augment import moved
 from pipeline.decoding import Decoded, ReadImage, decode_image, decode_images, work_ahead
@@ -24,6 +23,7 @@ Bytes = NDArray[np.uint8]
 Batch = tuple[Pixels, Array, Array]  # (batch, size, size, 3), (batch, classes) and (batch,) weights
 
 BATCHES_AHEAD = 4  # made while the network trains
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 class Pictures(Protocol):
@@ -128,9 +128,18 @@ def augment_picture(picture: Bytes, ranges: Augmentation, rng: np.random.Generat
         (right * ranges.shift, down * ranges.shift),
         ranges.scale**zoom,
         mirrored=mirrored,
+        fast=True,
     )
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        factor = 1 + ranges.colour * rng.uniform(-1, 1)
-        if ranges.colour:
-            image = enhance(image).enhance(factor)
+    if ranges.colour:
+        image = recoloured(image, *(1 + ranges.colour * rng.uniform(-1, 1, 3)))
     return np.asarray(image, np.float32)
+
+
+def recoloured(image: Pillow.Image, brightness: float, contrast: float, saturation: float) -> Pillow.Image:
+    """Multiply a picture's brightness, contrast about its mean, and saturation, all in one pass; 1 changes nothing."""
+    mean = float(np.asarray(image).mean())
+    gain = brightness * contrast
+    grey = [gain * (1 - saturation) * weight for weight in LUMA]
+    offset = brightness * (1 - contrast) * mean
+    rows = [[*(grey[k] + (gain * saturation if k == row else 0.0) for k in range(3)), offset] for row in range(3)]
+    return image.convert("RGB", tuple(value for row in rows for value in row))

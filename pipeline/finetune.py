@@ -19,7 +19,7 @@ from pipeline.errors import CancelledError, DamagedError
 from pipeline.networks import build_backbone
 from pipeline.optimizer import StagedAdamW
 from pipeline.quiet_keras import keras, tf
-from pipeline.schedule import Schedule, norm_momentum
+from pipeline.schedule import CHECKPOINT_SECONDS, Schedule, norm_momentum
 from pipeline.scoring import Network, Validation, score
 from pipeline.types import BackboneSpec, Checkpoint, Head
 
@@ -156,7 +156,7 @@ def train(
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
     *,
     stop_after: int | None = None,
-    checkpoint_seconds: float = 120.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> list[dict[str, float]]:
     """Train until the schedule ends or validation has not improved for its patience; leaves the best epoch's weights.
 

@@ -32,13 +32,13 @@ def error_lines(finished):
 def test_help_names_every_command_and_loads_nothing_heavy(headstart):
     found = headstart("--help")
     assert found.code == 0
-    for name in ("onboard", "plan", "predict", "datasets", "features", "models", "show", "inspect", "demo"):
+    for name in ("onboard", "plan", "finetune", "jobs", "deploy", "predict", "datasets", "models", "show", "demo"):
         assert re.search(rf"^ *{name} ", found.stdout, re.MULTILINE)
     assert "Exit codes: 0 ok, 1 bug, 2 usage" in found.stdout
     assert found.loaded == set()
 
 
-@pytest.mark.parametrize("command", ["onboard", "plan", "predict", "show", "inspect", "models"])
+@pytest.mark.parametrize("command", ["onboard", "plan", "finetune", "jobs", "predict", "show", "inspect", "models"])
 def test_the_help_of_a_command_loads_nothing_heavy(headstart, command):
     found = headstart(command, "--help")
     assert (found.code, found.loaded) == (0, set())
@@ -74,6 +74,8 @@ def prepare_folders(root):
         (["inspect", "nope"], 2, "Unknown backbone 'nope'"),
         (["onboard", "good", "--name", "Bad Name!"], 2, "cannot be a name"),
         (["predict", "nobody", "x.png", "--csv", "--jsonl"], 2, "exclude each other"),
+        (["finetune", "pets", "--retry"], 2, "--retry needs --submit"),
+        (["finetune", "pets", "--must-pass", "--submit"], 2, "exclude each other"),
         (["onboard", "empty"], 3, "found no files to train on"),
         (["onboard", "one class"], 3, "only one class"),
         (["onboard", "only text"], 3, "needs at least two classes"),
@@ -81,6 +83,8 @@ def prepare_folders(root):
         (["onboard", "missing"], 4, "There is no folder"),
         (["plan", "missing"], 4, "There is no folder"),
         (["predict", "nobody", "x.png"], 4, "no model 'nobody'"),
+        (["finetune", "nobody"], 4, "no model 'nobody'"),
+        (["jobs", "cancel", "nobody"], 4, "no job 'nobody'"),
         (["show", "nobody@3"], 4, "no model 'nobody'"),
         (["show", "./nowhere"], 4, "is no model"),
         (["onboard", "good", "--workspace", "a file/below"], 5, "a file"),
@@ -125,18 +129,19 @@ def test_file_names_that_are_no_text_can_be_printed(headstart, tmp_path):
 
 def test_no_server_is_an_exit_code_of_its_own(headstart, tmp_path, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    found = headstart("onboard", tmp_path, "--submit", PREFECT_HOME=str(tmp_path))
-    assert found.code == 7
-    assert "No Prefect server is named" in error_lines(found)[0]
+    for command in (["onboard", tmp_path, "--submit"], ["deploy"]):
+        found = headstart(*command, PREFECT_HOME=str(tmp_path))
+        assert found.code == 7
+        assert "No Prefect server is named" in error_lines(found)[0]
 
 
 # ── an empty workspace ───────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("what", ["datasets", "features", "models"])
+@pytest.mark.parametrize("what", ["datasets", "features", "models", "jobs"])
 def test_an_empty_workspace_lists_nothing(headstart, workspace, what):
     found = headstart(what, "--json", "--workspace", workspace)
-    assert json.loads(found.stdout) == {"schema_version": 1, what: []}
+    assert json.loads(found.stdout)[what] == []
     assert headstart(what, HEADSTART_HOME=str(workspace)).stdout == ""
     assert not found.loaded & {"tensorflow", "keras", "openvino", "sklearn", "prefect"}
 
@@ -199,6 +204,33 @@ def test_a_model_is_shown_by_name_by_version_and_by_folder(headstart, first_run)
     assert report.startswith("#")
     missing = headstart("show", "shapes@99", "--workspace", first_run.workspace)
     assert (missing.code, "no version '99'" in missing.stderr) == (4, True)
+
+
+# ── fine-tuning that has ended ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 6)])
+def test_a_gate_that_is_not_passed_has_an_exit_code_where_that_is_asked_for(headstart, again, passed, code):
+    from flows.finetuning import FinetuneRequest, find_job
+    from storage.jobs import running
+
+    planned = find_job(FinetuneRequest("shapes", str(again.workspace)))
+    gate = {"passed": passed, "reason": "4 validation pictures were compared."}
+    model = {"name": "shapes", "version": 2, "path": "/models/shapes/2"} if passed else None
+    curve = [{"epoch": 0, "val_accuracy": 0.5}, {"epoch": 1, "train_loss": 0.1, "val_accuracy": 1.0}]
+    with running(Workspace.open(again.workspace), planned.id, planned.asked) as job:
+        job.write_outcome({"job": planned.id, "gate": gate, "model": model, "curve": curve, "metrics": None})
+
+    finetune = ("finetune", "shapes", "--workspace", again.workspace)
+    shown = headstart(*finetune)
+    assert shown.code == 0, shown.stderr
+    assert gate["reason"] in shown.stdout
+    assert ("shapes@2" if passed else "the head stays the model") in shown.stdout
+    asked = headstart(*finetune, "--must-pass", "--json")
+    assert (asked.code, json.loads(asked.stdout)["gate"]) == (code, gate)
+    assert ["The head stays the model" in line for line in error_lines(asked)] == [True] * (not passed)
+    assert not asked.loaded & {"tensorflow", "prefect"}
 
 
 # ── predicting ───────────────────────────────────────────────────────────────────────────────────

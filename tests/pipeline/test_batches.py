@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from PIL import ImageEnhance
 
-from pipeline.batches import Batches, Undecoded, augment_picture, decode_into
+from pipeline.batches import Batches, Undecoded, augment_picture, decode_into, recoloured
 from pipeline.errors import DataError
 from pipeline.fingerprint import digest
 from pipeline.schedule import Augmentation, plan_finetuning
@@ -108,6 +109,16 @@ def test_every_range_changes_pictures(pictures, changed):
     assert np.abs(found - pictures[0]).mean() > 0.5
     assert found.min() >= 0
     assert found.max() <= 255
+
+
+def test_colours_change_as_pillows_own_enhancers_change_them(pictures):
+    image = Pillow.fromarray(pictures[3])
+    for place, enhancer in enumerate((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)):
+        factors = [1.0, 1.0, 1.0]
+        factors[place] = 0.8
+        found = np.asarray(recoloured(image, *factors), float)
+        assert np.abs(found - np.asarray(enhancer(image).enhance(0.8), float)).max() <= 3  # means are rounded there
+    assert np.array_equal(recoloured(image, 1.0, 1.0, 1.0), image)
 
 
 # ── decoding ─────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,89 @@
+"""How jobs and the server that runs them look on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flows.curve import rows_of, table_of
+from flows.render import say, table
+
+
+def submitted(document: Mapping[str, Any]) -> None:
+    """Print where a submitted job went."""
+    say(f"run {document['name']} ({document['run']}) is {document['state']} on {document['server']}")
+
+
+def scheduled(document: Mapping[str, Any]) -> None:
+    """Print what became of a fine-tuning job that should run: submitted, already finished, or left for later."""
+    job = f"fine-tuning job {document['job']}" if document["job"] else "fine-tuning"
+    if "run" in document:
+        say(f"{job}, attempt {document['attempt']}:")
+        submitted(document)
+    elif document["state"] == "finished":
+        say(f"{job} has ended: {_verdict(document['passed'], document['model'])}")
+    else:
+        say(f"{job} is {document['state']}: {document['reason']}")
+    if following := document.get("next"):
+        say(f"next: {following}")
+
+
+def finetuned(document: Mapping[str, Any]) -> None:
+    """Print a finished fine-tuning: its curve, the gate's comparison, and the model that came of it."""
+    table("curve", [_without_none(row) for row in table_of(rows_of(document))])
+    gate, model, metrics = document["gate"], document["model"], document["metrics"]
+    say(gate["reason"])
+    if metrics:
+        low, high = metrics["accuracy_interval"]
+        say(
+            f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) on {metrics['num_images']:,} "
+            f"{metrics['split']} pictures"
+        )
+    say(_verdict(gate["passed"], model), style="bold")
+
+
+def jobs(document: Mapping[str, Any]) -> None:
+    """Print a row for each fine-tuning job."""
+    rows = []
+    for job in document["jobs"]:
+        status = job["status"]
+        row = {
+            "job": job["job"],
+            "dataset": job["dataset"],
+            "state": job["state"],
+            "epoch": f"{status['epoch']} of {status['num_epochs']}" if status else None,
+            "gate": {True: "passed", False: "not passed", None: None}[job["passed"]],
+            "last heard of": job["written"],
+            "run": job["run_state"] and f"{job['run_state']} (attempt {job['attempt']}, {job['run']})",
+        }
+        rows.append(_without_none(row))
+    table("jobs", rows)
+
+
+def cancelled(document: Mapping[str, Any]) -> None:
+    """Print what was asked to stop."""
+    if document["was_running"]:
+        say(f"job {document['job']} runs here and stops at its next step; what it has done is kept")
+    for run in document["runs"]:
+        say(f"run {run['name']} ({run['run']}) is {run['state']}")
+    if not document["was_running"] and not document["runs"]:
+        say(f"job {document['job']} does not run, so there is nothing to stop")
+
+
+def deployed(document: Mapping[str, Any]) -> None:
+    """Print what a server has now, and how its workers are started."""
+    for kind in ("pools", "deployments", "automations"):
+        for row in document[kind]:
+            say(f"{kind.removesuffix('s')} {row['name']}: {row['done']}")
+    for pool in document["pools"]:
+        say(f"next: prefect worker start --pool {pool['name']}")
+
+
+def _without_none(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: "" if value is None else value for name, value in row.items()}
+
+
+def _verdict(passed: bool, model: Mapping[str, Any] | None) -> str:
+    if model:
+        return f"model {model['name']}@{model['version']} in {model['path']}"
+    return "it passed" if passed else "the head stays the model"

@@ -1,0 +1,196 @@
+"""Jobs on a server, and what is done where there is none. What a job trains does not matter here."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+
+from flows import control, submission
+from flows.finetuning import FinetuneRequest
+from flows.server import find_runs
+from flows.submission import schedule_finetuning, submit_finetune, submit_onboard
+from pipeline.errors import ConflictError, NotFoundError, ServerUnreachableError
+from storage.jobs import running
+from storage.workspace import Workspace
+from tests.conftest import ROOT
+
+NOWHERE = "http://127.0.0.1:9/api"  # the port of a service that nobody runs any more
+ENDED = {"gate": {"passed": True, "reason": "It is better."}, "model": {"name": "pets", "version": 2, "path": "/m/2"}}
+
+
+@dataclass
+class Planned:
+    """What `find_job` finds."""
+
+    id: str
+    outcome: dict | None = None
+    asked: dict = field(default_factory=dict)
+
+
+@pytest.fixture
+def job(monkeypatch, request):
+    """The job that every request means, one for each test."""
+    planned = Planned(f"{abs(hash(request.node.nodeid)):016x}"[:16])
+    monkeypatch.setattr("flows.finetuning.find_job", lambda request: planned)
+    return planned
+
+
+def onboarded(workspace, case=3):
+    return {"case": case, "dataset": "pets", "workspace": str(workspace)}
+
+
+def a_request(workspace, **changed):
+    return FinetuneRequest("pets", str(workspace), **changed)
+
+
+# ── without a server ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("case", [1, 2])
+def test_a_small_dataset_schedules_nothing(workspace, case):
+    assert schedule_finetuning(onboarded(workspace, case)) == onboarded(workspace, case)
+
+
+@pytest.mark.parametrize("case", [3, 4])
+def test_without_a_server_onboarding_says_how_to_fine_tune_here(workspace, job, case, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    part = schedule_finetuning(onboarded(workspace, case))["finetune"]
+    assert (part["job"], part["state"]) == (job.id, "not scheduled")
+    assert "PREFECT_API_URL" in part["reason"]
+    assert part["next"] == f"headstart finetune pets --workspace {workspace}"
+
+
+def test_a_server_that_does_not_answer_fails_nothing(workspace, job, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
+    part = schedule_finetuning(onboarded(workspace))["finetune"]
+    assert part["state"] == "not scheduled"
+    assert NOWHERE in part["reason"]
+
+
+def test_in_the_usual_workspace_the_next_command_is_short(job, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("HEADSTART_HOME", "/usual")
+    assert schedule_finetuning(onboarded("/usual"))["finetune"]["next"] == "headstart finetune pets"
+
+
+def test_a_job_that_has_ended_is_not_submitted_again(workspace, job, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
+    job.outcome = ENDED
+    ended = {"job": job.id, "state": "finished", "passed": True, "model": ENDED["model"]}
+    assert schedule_finetuning(onboarded(workspace))["finetune"] == ended
+    assert submit_finetune(a_request(workspace)) == ended
+
+
+def test_a_job_that_is_to_be_submitted_needs_a_server(workspace, job, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
+    with pytest.raises(ServerUnreachableError, match=r"leave --submit out to run here"):
+        submit_finetune(a_request(workspace))
+
+
+def test_without_a_server_prefect_is_not_loaded(workspace):
+    lines = (
+        "import sys; from flows.submission import schedule_finetuning",
+        f"part = schedule_finetuning({onboarded(workspace)!r})['finetune']",
+        "assert 'There is no model' in part['reason'], part",
+        "sys.exit('prefect' in sys.modules)",
+    )
+    assert subprocess.run([sys.executable, "-c", "; ".join(lines)], cwd=ROOT, check=False).returncode == 0
+
+
+# ── on a real server ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def server(prefect_server, monkeypatch):
+    """A server that `headstart deploy` has set up."""
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.deploy import deploy_all
+
+    url = PREFECT_API_URL.value()
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    deploy_all(url)
+    return url
+
+
+@pytest.mark.prefect
+def test_onboarding_of_a_large_dataset_submits_one_run_however_often(workspace, job, server):
+    first, second = (schedule_finetuning(onboarded(workspace))["finetune"] for _ in range(2))
+    assert (first["job"], first["state"], first["server"]) == (job.id, "Scheduled", server)
+    assert second == first
+    (run,) = find_runs(server, str(workspace), job.id)
+    assert (run.id, run.attempt, run.dataset, run.workspace) == (first["run"], 1, "pets", str(workspace))
+
+
+@pytest.mark.prefect
+def test_another_attempt_is_made_only_when_none_is_open(workspace, job, server):
+    submit_finetune(a_request(workspace))
+    with pytest.raises(ConflictError, match=rf"is Scheduled.*headstart jobs cancel {job.id}"):
+        submit_finetune(a_request(workspace), retry=True)
+    assert [run["state"] for run in control.cancel_job(str(workspace), job.id)["runs"]] == ["Cancelled"]
+    again = submit_finetune(a_request(workspace, epochs=7))
+    assert again["state"] == "Cancelled"
+    assert again["next"] == f"headstart finetune pets --epochs 7 --workspace {workspace} --submit --retry"
+    retried = submit_finetune(a_request(workspace), retry=True)
+    assert (retried["attempt"], retried["state"]) == (2, "Scheduled")
+    assert [run.attempt for run in find_runs(server, str(workspace), job.id)] == [2, 1]
+
+
+@pytest.mark.prefect
+def test_a_job_that_waits_is_listed_and_can_be_stopped_by_the_beginning_of_its_id(workspace, job, server):
+    submit_finetune(a_request(workspace))
+    document = control.describe_jobs(str(workspace))
+    (row,) = document["jobs"]
+    assert (row["job"], row["dataset"], row["state"], row["run_state"]) == (job.id, "pets", "not begun", "Scheduled")
+    assert document["server"] == server
+    cancelled = control.cancel_job(str(workspace), job.id[:8])
+    assert (cancelled["job"], cancelled["was_running"]) == (job.id, False)
+    assert [run["state"] for run in cancelled["runs"]] == ["Cancelled"]
+    with pytest.raises(NotFoundError):
+        control.cancel_job(str(workspace), "f" * 16)
+
+
+@pytest.mark.prefect
+def test_the_same_pictures_in_another_workspace_are_another_run(workspace, job, server):
+    another = workspace.parent / "another"
+    first, second = (submit_finetune(a_request(place))["run"] for place in (workspace, another))
+    assert first != second
+    control.cancel_job(str(workspace), job.id)
+    assert [row["run_state"] for row in control.describe_jobs(str(workspace))["jobs"]] == ["Cancelled"]
+    assert [row["run_state"] for row in control.describe_jobs(str(another))["jobs"]] == ["Scheduled"]
+
+
+@pytest.mark.prefect
+def test_a_job_of_the_workspace_is_listed_with_its_newest_run(workspace, job, server):
+    submit_finetune(a_request(workspace))
+    control.cancel_job(str(workspace), job.id)
+    submit_finetune(a_request(workspace), retry=True)
+    with running(Workspace.open(workspace), job.id, {"dataset": "pets", "fingerprint": "ab"}):
+        (row,) = control.describe_jobs(str(workspace))["jobs"]
+        assert (row["state"], row["attempt"], row["run_state"]) == ("running", 2, "Scheduled")
+        cancelled = control.cancel_job(str(workspace), job.id[:6])
+    assert (cancelled["was_running"], len(cancelled["runs"])) == (True, 1)
+
+
+@pytest.mark.prefect
+def test_a_server_without_the_deployment_says_how_it_gets_one(workspace, job, server, monkeypatch):
+    monkeypatch.setattr(submission, "FINETUNE", "finetune/absent")
+    with pytest.raises(NotFoundError, match=r"no deployment 'finetune/absent'. Make it with: headstart deploy"):
+        submit_finetune(a_request(workspace))
+    part = schedule_finetuning(onboarded(workspace))["finetune"]
+    assert (part["state"], "headstart deploy" in part["reason"]) == ("not scheduled", True)
+
+
+@pytest.mark.prefect
+def test_onboarding_is_submitted_with_everything_that_was_asked(workspace, server):
+    from prefect.client.orchestration import get_client
+
+    from flows.jobs import OnboardParams
+    from flows.steps import Request
+
+    asked = Request("pictures", str(workspace), "pets", size=96, views=2)
+    submitted = submit_onboard(asked)
+    with get_client(sync_client=True) as client:
+        params = OnboardParams(**client.read_flow_run(submitted["run"]).parameters["params"])
+    assert (params.name, params.size, params.views, params.workspace) == ("pets", 96, 2, str(workspace))
