@@ -209,6 +209,11 @@ def _prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress
     images = [image for image in manifest.images if image.path not in left_out]
     test_on, test_split = held_out(images)
     fit_on, validate_on = split_validation(images, test_split)
+    if not fit_on or not validate_on:
+        raise DataError(
+            f"{len(fit_on)} pictures to train on and {len(validate_on)} to validate on are too few for fine-tuning. "
+            "Add pictures; the head stays the model."
+        )
     plan = parse_plan(record)
     return Ground(workspace, manifest, spec, plan, extracted, fit_on, validate_on, test_on, test_split)
 

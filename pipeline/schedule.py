@@ -116,5 +116,5 @@ def _at_most(usual: int, epochs: int | None) -> int:
 
 
 def _batch_size(num_train: int) -> int:
-    """Return 32, or what leaves ten steps an epoch."""
-    return max(min(32, num_train // 10), min(SMALLEST_BATCH, num_train))
+    """Return 32, or what leaves ten steps an epoch; never more than what is left of few after validation."""
+    return max(1, min(32, num_train // 10), min(SMALLEST_BATCH, num_train // 2))

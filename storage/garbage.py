@@ -26,13 +26,14 @@ from pipeline.types import Digest, Space
 from storage.atomic import abandoned, explained, sweep, write_whole
 from storage.catalog import Catalog, ShardRow
 from storage.engines import list_engines
+from storage.jobs import list_jobs, remove_job
 from storage.manifests import find_dataset, read_manifest
 from storage.models import list_versions, read_ref
 from storage.spaces import read_space
 from storage.usage import alone
 from storage.workspace import Workspace
 
-Kind = Literal["shard", "manifest", "engine", "quarantine", "staging"]
+Kind = Literal["shard", "manifest", "engine", "job", "quarantine", "staging"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def collect(workspace: Workspace, engines: Collection[str], limits: Limits, dele
                 # a run that is going on may be about to name an old manifest in its model's record
                 *(() if left_alone else _find_manifests(workspace, needed.manifests)),
                 *_find_engines(workspace, engines),
+                *_find_jobs(workspace),
                 *_find_leftovers(workspace, limits.grace_seconds),
             ]
         except OSError as error:
@@ -196,6 +198,20 @@ def _find_engines(workspace: Workspace, needed: Collection[str]) -> Iterator[Gar
             )
 
 
+def _find_jobs(workspace: Workspace) -> Iterator[Garbage]:
+    """Find jobs on pictures that are not the dataset's any more, and what an ended one has left behind."""
+    for job in list_jobs(workspace):
+        if job.is_running:
+            continue
+        ref = find_dataset(workspace, str(job.asked.get("dataset")))
+        if ref is None or ref.fingerprint != job.asked.get("fingerprint"):
+            item = _garbage("job", workspace.job(job.id), "its dataset has other pictures now")
+            yield replace(item, written=job.written)
+        elif job.outcome is not None:
+            for folder in workspace.job_leftovers(job.id):
+                yield _garbage("job", folder, "left behind by a job that has ended")
+
+
 def _find_leftovers(workspace: Workspace, grace_seconds: float) -> Iterator[Garbage]:
     for path in workspace.quarantine.glob("*"):
         item = _garbage("quarantine", path, "damaged, and set aside")
@@ -243,6 +259,9 @@ def _remove(workspace: Workspace, catalog: Catalog, item: Garbage, needed: Colle
         _remove_rows(workspace, catalog, item.space, item.path, needed)
     elif item.kind == "staging":
         sweep(workspace.staging, workspace.stage.fs, limits.grace_seconds)
+    elif item.kind == "job":
+        with explained(item.path):
+            remove_job(workspace, item.path)
     else:
         _remove_files(workspace, item)
 

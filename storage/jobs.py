@@ -70,7 +70,7 @@ class Job:
     def write_outcome(self, outcome: Mapping[str, Any]) -> None:
         """Say how the job ended; what only served to go on with it is removed."""
         _write(self._workspace, self.id, "outcome", outcome)
-        for folder in (self._folder / "checkpoints", self._folder / "pixels"):
+        for folder in self._workspace.job_leftovers(self.id):
             shutil.rmtree(folder, ignore_errors=True)  # what stays is found by `gc`
 
     def checkpoints(self, arm: str) -> Checkpoints:
@@ -117,6 +117,21 @@ def _fill(path: Path, shape: tuple[int, ...], fill: Callable[[Any], None]) -> bo
 
 
 @contextmanager
+def _locked(workspace: Workspace, job_id: str) -> Iterator[bool]:
+    """Hold a job's lock, without waiting; False where another process holds it."""
+    descriptor = os.open(workspace.job(job_id) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def running(workspace: Workspace, job_id: str, asked: Mapping[str, Any]) -> Iterator[Job]:
     """Run a job, here and nowhere else at the same time.
 
@@ -128,22 +143,25 @@ def running(workspace: Workspace, job_id: str, asked: Mapping[str, Any]) -> Iter
     folder = workspace.job(job_id)
     with explained(folder):
         make_folder(folder, workspace.stage.fs)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with _locked(workspace, job_id) as free:
+        if not free:
             raise ConflictError(
                 f"Job {job_id} is running in another process. Watch it with `headstart jobs`, or stop it: "
                 f"headstart jobs cancel {job_id}"
-            ) from error
+            )
         with suppress(FileNotFoundError):
             (folder / "cancel").unlink()  # it was meant for an earlier attempt
         if not (folder / "job.json").is_file():
             _write(workspace, job_id, "job", asked)
         yield Job(workspace, job_id)
-    finally:
-        os.close(descriptor)
+
+
+def remove_job(workspace: Workspace, path: Path) -> None:
+    """Remove a job's folder, or something in it; not while the job runs."""
+    job_id = path.relative_to(workspace.jobs).parts[0]
+    with suppress(FileNotFoundError), _locked(workspace, job_id) as free:
+        if free:
+            workspace.stage.fs.remove_tree(path)
 
 
 def request_cancel(workspace: Workspace, job_id: str) -> bool:
@@ -190,9 +208,15 @@ def find_outcome(workspace: Workspace, job_id: str) -> dict[str, Any] | None:
     return _find(workspace, job_id, "outcome")
 
 
+def read_document(path: Path) -> dict[str, Any]:
+    """Read `job.json`, `status.json` or `outcome.json`; raises as `read_json` does."""
+    value: dict[str, Any] = read_json(path, FORMATS[path.stem], VERSION)["value"]
+    return value
+
+
 def _state(workspace: Workspace, job_id: str) -> JobState:
     folder = workspace.job(job_id)
-    asked = read_json(folder / "job.json", FORMATS["job"], VERSION)["value"]
+    asked = read_document(folder / "job.json")
     times = [(folder / name).stat().st_mtime for name in os.listdir(folder)]
     return JobState(
         id=job_id,
@@ -228,10 +252,9 @@ def _find(workspace: Workspace, job_id: str, document: str) -> dict[str, Any] | 
     """Read a document that need not be there; a damaged one is set aside."""
     path = workspace.job(job_id) / f"{document}.json"
     try:
-        value: dict[str, Any] = read_json(path, FORMATS[document], VERSION)["value"]
+        return read_document(path)
     except NotFoundError:
         return None
     except (DamagedError, KeyError) as error:
         log.warning("%s It moved to %s.", error, workspace.set_aside(path))
         return None
-    return value

@@ -21,6 +21,7 @@ from storage.catalog import Catalog, ShardRow
 from storage.database import checksum
 from storage.digests import DigestMemory
 from storage.engines import check_engine, list_engines, remove_engine
+from storage.jobs import is_running, read_document
 from storage.manifests import DatasetRef, find_dataset, read_manifest
 from storage.models import check_bundle, list_versions, read_ref
 from storage.records import VERSIONS, list_records, read_record
@@ -85,6 +86,7 @@ class Verification:
             self._check_models()
             self._check_engines()
             self._check_records()
+            self._check_jobs()
         except OSError as error:
             raise ConflictError(
                 f"Cannot read {error.filename}: {error.strerror}. See that it can be read, then verify again."
@@ -277,6 +279,23 @@ class Verification:
                 if problem := _find_problem(read_record, self.workspace, kind, path.stem):
                     self._take_away("record", path, problem, "It is made again when it is needed.")
 
+    def _check_jobs(self) -> None:
+        from storage.checkpoints import read_checkpoint
+
+        for folder in sorted(path for path in self.workspace.jobs.glob("*") if path.is_dir()):
+            self.checked["jobs"] += 1
+            self._judge("job", folder / "job.json", "Remove the folder: the job begins anew.", _check_document, folder)
+            for name in ("status.json", "outcome.json"):
+                path = folder / name
+                if path.exists() and (problem := _find_problem(read_document, path)):
+                    self._take_away("job", path, problem, "The job goes on from its last checkpoint.")
+            if is_running(self.workspace, folder.name):
+                continue  # its checkpoints come and go
+            for path in sorted(folder.glob("checkpoints/*/*.h5")):
+                self.checked["checkpoints"] += 1
+                if problem := _find_problem(read_checkpoint, path):
+                    self._take_away("checkpoint", path, problem, "The job goes on from the one before.")
+
     # ── findings ─────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self, what: str, path: Path, advice: str, check: Callable[..., object], *arguments: object) -> None:
@@ -298,6 +317,10 @@ class Verification:
 
     def _inside(self, path: Path) -> str:
         return str(path.relative_to(self.workspace.root))
+
+
+def _check_document(folder: Path) -> None:
+    read_document(folder / "job.json")
 
 
 def _check_model(folder: Path) -> None:

@@ -143,6 +143,10 @@ class Workspace:
     def job(self, job_id: str) -> Path:
         return self.jobs / job_id
 
+    def job_leftovers(self, job_id: str) -> list[Path]:
+        """What only served to go on with a job."""
+        return [path for name in ("checkpoints", "pixels") if (path := self.job(job_id) / name).is_dir()]
+
     # ── damage ───────────────────────────────────────────────────────────────────────────────────
 
     def set_aside(self, path: Path) -> Path:

@@ -229,6 +229,12 @@ def test_a_picture_that_is_gone_stops_a_job_before_it_trains(place, small, tmp_p
         finetune(a_request(place, name="moved"))
 
 
+def test_too_few_pictures_are_told_apart_from_a_bug(place, monkeypatch):
+    monkeypatch.setattr(finetuning, "split_validation", lambda images, test_split: (list(images), []))
+    with pytest.raises(DataError, match="0 to validate on are too few"):
+        finetune(a_request(place))
+
+
 # ── case 4 ───────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -14,7 +14,7 @@ def test_a_limit_of_epochs_is_what_the_schedule_ends_at():
     assert plan_finetuning(5_000).epochs > 4
 
 
-@pytest.mark.parametrize("num_train", [9, 40, 100, 319])
+@pytest.mark.parametrize("num_train", [2, 9, 40, 100, 319])
 def test_few_pictures_still_make_several_steps_an_epoch(num_train):
     batch = plan_finetuning(num_train).batch_size
     assert batch <= num_train
