@@ -51,7 +51,7 @@ def jobs(document: Mapping[str, Any]) -> None:
             "job": job["job"],
             "dataset": job["dataset"],
             "state": job["state"],
-            "epoch": f"{status['epoch']} of {status['num_epochs']}" if status else None,
+            "epoch": f"{status['arm']} {status['epoch']} of {status['num_epochs']}" if status else None,
             "gate": {True: "passed", False: "not passed", None: None}[job["passed"]],
             "last heard of": job["written"],
             "run": job["run_state"] and f"{job['run_state']} (attempt {job['attempt']}, {job['run']})",
