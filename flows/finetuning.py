@@ -17,6 +17,7 @@ from flows import stopwatch
 from flows.backbone import list_backbones
 from flows.extraction import Extracted, extract
 from flows.forward import reader
+from flows.steps import SCHEMA_VERSION
 from flows.stopwatch import stage
 from flows.training import (
     NUM_CERTIFIED,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 
 FINETUNE_VERSION = 1  # raised when a change of ours gives another model for the same request
 ID_LENGTH = 16

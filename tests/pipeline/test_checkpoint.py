@@ -194,6 +194,19 @@ def test_a_file_cut_anywhere_is_refused(tmp_path_factory, length):
         read_as_expected(tmp_path_factory.getbasetemp(), GOOD[:length])
 
 
+def test_a_byte_that_asks_for_a_huge_memo_is_refused(tmp_path):
+    place = GOOD.index(b"\x80\x02c") + 2
+    data = GOOD[:place] + b"r\xff\xff\xff\xf0" + GOOD[place:]
+    with pytest.raises(DamagedError, match=r"memo of 4,043,309,055 places"):
+        read_as_expected(tmp_path, data)
+
+
+def test_a_tensor_that_repeats_its_storage_is_refused(tmp_path):
+    data = a_checkpoint({"conv.weight": a_tensor("a", (1_000_000, 4), (0, 1))}, {"a": VALUES})
+    with pytest.raises(DamagedError, match="repeats the 24 values"):
+        read_as_expected(tmp_path, data)
+
+
 @given(st.integers(0, len(GOOD) - VALUES.nbytes - 1), st.integers(0, 255))
 def test_a_flipped_byte_is_refused_or_harmless(tmp_path_factory, place, value):
     data = GOOD[:place] + bytes([value]) + GOOD[place + 1 :]
