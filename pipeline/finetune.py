@@ -6,7 +6,7 @@ Plain Keras 3. Heavy leaf: importing it loads TensorFlow.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -227,22 +227,35 @@ def _run_epoch(network: Network, batches: Batches, state: _State, guard: _Guard)
     first = _step(network) - epoch * batches.num_steps
     if first < batches.num_steps:  # else it was stopped while validating
         guard.begin()
-        network.fit(
-            _shared_out(batches.of_epoch(epoch, first), num_replicas(network)),
-            steps_per_epoch=batches.num_steps - first,
-            epochs=1,
-            verbose=0,
-            shuffle=False,
-            callbacks=[guard],
-        )
+        feed = _shared_out(batches.of_epoch(epoch, first), num_replicas(network))
+        try:
+            network.fit(
+                feed,
+                steps_per_epoch=batches.num_steps - first,
+                epochs=1,
+                verbose=0,
+                shuffle=False,
+                callbacks=[guard],
+            )
+        finally:
+            _close(feed)
         guard.end()
 
 
-def _shared_out(batches: Iterator[Batch], num_shares: int) -> Iterator[Batch]:
+def _shared_out(batches: Iterator[Batch], num_shares: int) -> Generator[Batch, None, None]:
     """Cut every batch into a share for each replica: TensorFlow hands out what a generator yields in turn."""
     for pixels, targets, weights in batches:
         shares = (np.array_split(part, num_shares) for part in (pixels, targets, weights))
         yield from zip(*shares, strict=True)
+
+
+def _close(feed: Generator[Batch, None, None]) -> None:
+    """End a feed, and with it the threads that make its batches."""
+    while True:
+        try:
+            return feed.close()
+        except ValueError:  # TensorFlow's own thread is in it, for as long as a batch takes
+            time.sleep(0.01)
 
 
 def _close_epoch(

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -107,6 +108,7 @@ def test_a_training_stopped_anywhere_goes_on_as_if_it_had_not_been(stop_at):
     with pytest.raises(CancelledError, match="what it has done is kept"):
         run(schedule, keeper)
     assert keeper.checkpoint.step == stop_at
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
     found, curve = run(schedule, keeper)  # a new network, as in a new process
     assert_same(found, wanted)
     assert_same_curve(curve, whole)
