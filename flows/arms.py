@@ -15,8 +15,9 @@ from flows.training import labels_of, read_taps
 from pipeline.augment import ORIGINAL
 from pipeline.batches import Batches, Pictures, Undecoded, decode_into
 from pipeline.delivery import frame
+from pipeline.devices import all_gpus, best_precision, precision
 from pipeline.errors import ImageError
-from pipeline.finetune import all_gpus, best_precision, build_deliverable, build_finetuned, in_float32, precision, train
+from pipeline.finetune import build_deliverable, build_finetuned, in_float32, train
 from pipeline.fingerprint import fingerprint
 from pipeline.gate import Gate, compare
 from pipeline.heads import fit_head, head_probabilities

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,10 +14,11 @@ import numpy as np
 
 from pipeline.batches import Batch, Batches
 from pipeline.delivery import build_classifier
+from pipeline.devices import num_replicas
 from pipeline.errors import CancelledError, DamagedError
 from pipeline.networks import build_backbone
 from pipeline.optimizer import StagedAdamW
-from pipeline.quiet_keras import keras, tf
+from pipeline.quiet_keras import keras
 from pipeline.schedule import CHECKPOINT_SECONDS, Schedule, norm_momentum
 from pipeline.scoring import Network, Validation, score
 from pipeline.types import BackboneSpec, Checkpoint, Head
@@ -94,54 +94,6 @@ def in_float32(network: Network) -> Network:
     if network.output.dtype == "float32":
         return network
     return keras.Model(network.input, layers.Activation("linear", dtype="float32", name="float32")(network.output))
-
-
-@contextmanager
-def precision(policy: str) -> Iterator[None]:
-    """Build networks in a Keras dtype policy."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-@contextmanager
-def all_gpus(devices: Sequence[str] | None = None) -> Iterator[None]:
-    """Build networks in it that train on every GPU of this host at once, each on its share of every batch.
-
-    Keras has a distribution of its own (`keras.distribution`), but none behind TensorFlow.
-
-    Parameters
-    ----------
-    devices
-        By default all GPUs.
-    """
-    if keras.backend.backend() != "tensorflow":
-        found = keras.distribution.list_devices("gpu") if devices is None else list(devices)
-        distribution = keras.distribution.DataParallel(devices=found) if len(found) > 1 else None
-        keras.distribution.set_distribution(distribution)
-        yield
-        return
-    found = [device.name for device in tf.config.list_logical_devices("GPU")] if devices is None else list(devices)
-    with tf.distribute.MirroredStrategy(found).scope() if len(found) > 1 else nullcontext():
-        yield
-
-
-def num_replicas(network: Network) -> int:
-    """Count the devices that a network trains on at once, of those that TensorFlow shares batches out to."""
-    strategy = getattr(network, "distribute_strategy", None)
-    return int(strategy.num_replicas_in_sync) if strategy else 1
-
-
-def best_precision() -> str:
-    """Name the dtype policy that trains fastest here without losing accuracy: bfloat16 on GPUs that have it."""
-    capable = [
-        tf.config.experimental.get_device_details(device).get("compute_capability", (0, 0)) >= (8, 0)
-        for device in tf.config.list_physical_devices("GPU")
-    ]
-    return "mixed_bfloat16" if capable and all(capable) else "float32"
 
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────

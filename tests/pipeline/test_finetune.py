@@ -261,7 +261,7 @@ def test_statistics_that_are_not_frozen_learn_with_the_momentum_of_short_trainin
 
 
 def test_without_a_capable_gpu_everything_is_float32(keras, monkeypatch):
-    from pipeline.finetune import best_precision
+    from pipeline.devices import best_precision
     from pipeline.quiet_keras import tf
 
     details = {"compute_capability": (9, 0)}
@@ -275,7 +275,8 @@ def test_without_a_capable_gpu_everything_is_float32(keras, monkeypatch):
 
 
 def test_mixed_precision_ends_in_float32(small_spec, keras):
-    from pipeline.finetune import build_deliverable, build_finetuned, precision
+    from pipeline.devices import precision
+    from pipeline.finetune import build_deliverable, build_finetuned
 
     head = a_head([tap for tap in small_spec.taps if tap.name == "top"])
     before = keras.config.dtype_policy()
@@ -308,7 +309,7 @@ from pipeline.quiet_keras import tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from pipeline import finetune
-from pipeline.finetune import all_gpus, num_replicas
+from pipeline.devices import all_gpus, num_replicas
 finetune.SECONDS_BETWEEN_LOOKS = 0.0
 from tests.pipeline.test_finetune import Kept, a_network, a_schedule, run
 with all_gpus(["CPU:0", "CPU:1"]):
@@ -330,7 +331,7 @@ def test_several_devices_share_every_batch_and_a_training_on_them_resumes():
 
 
 def test_without_gpus_nothing_is_shared_out(keras):
-    from pipeline.finetune import all_gpus, num_replicas
+    from pipeline.devices import all_gpus, num_replicas
 
     with all_gpus():
         assert num_replicas(a_network()) == 1

@@ -1,0 +1,60 @@
+"""What networks are trained on: all GPUs of a host, in the precision that suits them.
+
+Heavy leaf: importing it loads TensorFlow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from pipeline.quiet_keras import keras, tf
+
+
+@contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """Build networks in a Keras dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def best_precision() -> str:
+    """Name the dtype policy that trains fastest here without losing accuracy: bfloat16 on GPUs that have it."""
+    capable = [
+        tf.config.experimental.get_device_details(device).get("compute_capability", (0, 0)) >= (8, 0)
+        for device in tf.config.list_physical_devices("GPU")
+    ]
+    return "mixed_bfloat16" if capable and all(capable) else "float32"
+
+
+@contextmanager
+def all_gpus(devices: Sequence[str] | None = None) -> Iterator[None]:
+    """Build networks in it that train on every GPU of this host at once, each on its share of every batch.
+
+    Keras has a distribution of its own (`keras.distribution`), but none behind TensorFlow.
+
+    Parameters
+    ----------
+    devices
+        By default all GPUs.
+    """
+    if keras.backend.backend() != "tensorflow":
+        found = keras.distribution.list_devices("gpu") if devices is None else list(devices)
+        distribution = keras.distribution.DataParallel(devices=found) if len(found) > 1 else None
+        keras.distribution.set_distribution(distribution)
+        yield
+        return
+    found = [device.name for device in tf.config.list_logical_devices("GPU")] if devices is None else list(devices)
+    with tf.distribute.MirroredStrategy(found).scope() if len(found) > 1 else nullcontext():
+        yield
+
+
+def num_replicas(network: Any) -> int:
+    """Count the devices that a network trains on at once, of those that TensorFlow shares batches out to."""
+    strategy = getattr(network, "distribute_strategy", None)
+    return int(strategy.num_replicas_in_sync) if strategy else 1
