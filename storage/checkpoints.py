@@ -11,6 +11,7 @@ Heavy leaf: importing it loads h5py.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ import numpy as np
 
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.types import Checkpoint
-from storage.atomic import check_format, explained, write_stream
+from storage.atomic import check_format, write_stream
 from storage.hdf5 import UNREADABLE, create_file, text_of
 from storage.sealed import hash_file
 from storage.workspace import Workspace
@@ -95,21 +96,31 @@ def read_checkpoint(path: Path) -> Checkpoint:
     ConflictError
         When another version of headstart wrote it, or it cannot be opened.
     """
-    match = _NAME.fullmatch(path.name)
-    with explained(path):
-        if match is None or hash_file(path) != match[2]:
-            raise DamagedError(f"{path} is damaged: its content has another SHA-256 than its name says.")
+    _check_content(path)
     try:
-        with h5py.File(path, "r") as file:
+        # our own descriptor: HDF5 would lock the file, which not every file system can
+        with open(path, "rb") as source, h5py.File(source, "r") as file:
             found = {"format": text_of(file, "format"), "version": int(file.attrs["version"])}
             check_format(found, FORMAT, VERSION, path)
             names = json.loads(bytes(file["names"][()]))
             arrays = {name: file["arrays"][str(place)][()] for place, name in enumerate(names)}
             return Checkpoint(int(file.attrs["step"]), arrays, json.loads(bytes(file["state"][()])))
-    except ConflictError:
+    except (ConflictError, MemoryError):  # its content is right: too little memory is no damage
         raise
     except UNREADABLE as error:
         raise DamagedError(f"{path} is damaged: {error}.") from error
+
+
+def _check_content(path: Path) -> None:
+    match = _NAME.fullmatch(path.name)
+    try:
+        is_whole = match is not None and hash_file(path) == match[2]
+    except OSError as error:
+        if error.errno == errno.EIO:  # a bad sector: the one before may be whole
+            raise DamagedError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ConflictError(f"Cannot open {path}: {error.strerror or error}.") from error
+    if not is_whole:
+        raise DamagedError(f"{path} is damaged: its content has another SHA-256 than its name says.")
 
 
 def _to_bytes(checkpoint: Checkpoint) -> memoryview:

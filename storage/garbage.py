@@ -1,6 +1,7 @@
 """What no dataset and no model needs any more, and its removal.
 
-Needed are the rows of every picture in a dataset's current manifest, or in the manifest that a saved model names.
+Needed are the rows of every picture in a dataset's current manifest, or in the manifest that a saved model or a
+fine-tuning job names.
 What is needed is read strictly: one manifest or record that cannot be read, and nothing is removed. Rows are told
 apart by the shards themselves, not by the catalog.
 
@@ -26,7 +27,7 @@ from pipeline.types import Digest, Space
 from storage.atomic import abandoned, explained, sweep, write_whole
 from storage.catalog import Catalog, ShardRow
 from storage.engines import list_engines
-from storage.jobs import list_jobs, remove_job
+from storage.jobs import is_running, last_written, list_folders, read_document, remove_job
 from storage.manifests import find_dataset, read_manifest
 from storage.models import list_versions, read_ref
 from storage.spaces import read_space
@@ -151,7 +152,7 @@ def _find_needed(workspace: Workspace) -> _Needed:
 
 
 def _needed_manifests(workspace: Workspace) -> Iterator[tuple[str, str]]:
-    """Yield dataset and fingerprint of every current manifest, and of those that models were trained on."""
+    """Yield dataset and fingerprint of every current manifest, and of those that models and jobs were made from."""
     for folder in sorted(path for path in workspace.datasets.glob("*") if path.is_dir()):
         if ref := find_dataset(workspace, folder.name):
             yield ref.name, ref.fingerprint
@@ -161,6 +162,22 @@ def _needed_manifests(workspace: Workspace) -> Iterator[tuple[str, str]]:
             yield str(record["dataset"]), str(record["data"]["fingerprint"])
         except (KeyError, TypeError) as error:
             raise DamagedError(f"{folder} is damaged: its record does not say what it was trained on.") from error
+    for folder in list_folders(workspace):
+        asked = _find_asked(folder)
+        if asked and workspace.manifest(*asked).exists():  # without it the job is of no use, and garbage
+            yield asked
+
+
+def _find_asked(folder: Path) -> tuple[str, str] | None:
+    """Return dataset and fingerprint of a job; None for one that ended before it had begun, or is gone."""
+    path = folder / "job.json"
+    try:
+        asked = read_document(path)
+        return str(asked["dataset"]), str(asked["fingerprint"])
+    except NotFoundError:
+        return None
+    except KeyError as error:
+        raise DamagedError(f"{path} is damaged: it does not say what the job trains on.") from error
 
 
 # ── what is not ──────────────────────────────────────────────────────────────────────────────────
@@ -200,16 +217,23 @@ def _find_engines(workspace: Workspace, needed: Collection[str]) -> Iterator[Gar
 
 def _find_jobs(workspace: Workspace) -> Iterator[Garbage]:
     """Find jobs on pictures that are not the dataset's any more, and what an ended one has left behind."""
-    for job in list_jobs(workspace):
-        if job.is_running:
+    for folder in list_folders(workspace):
+        if is_running(workspace, folder.name):
             continue
-        ref = find_dataset(workspace, str(job.asked.get("dataset")))
-        if ref is None or ref.fingerprint != job.asked.get("fingerprint"):
-            item = _garbage("job", workspace.job(job.id), "its dataset has other pictures now")
-            yield replace(item, written=job.written)
-        elif job.outcome is not None:
-            for folder in workspace.job_leftovers(job.id):
-                yield _garbage("job", folder, "left behind by a job that has ended")
+        asked = _find_asked(folder)
+        ref = find_dataset(workspace, asked[0]) if asked else None
+        if asked is None:
+            yield _job_garbage(folder, "of a job that ended before it had begun")
+        elif ref is None or ref.fingerprint != asked[1]:
+            yield _job_garbage(folder, "its dataset has other pictures now")
+        elif (outcome := folder / "outcome.json").exists():
+            read_document(outcome)  # a damaged one decides nothing
+            for left in workspace.job_leftovers(folder.name):
+                yield _job_garbage(left, "left behind by a job that has ended")
+
+
+def _job_garbage(folder: Path, reason: str) -> Garbage:
+    return replace(_garbage("job", folder, reason), written=last_written(folder))
 
 
 def _find_leftovers(workspace: Workspace, grace_seconds: float) -> Iterator[Garbage]:
@@ -261,7 +285,7 @@ def _remove(workspace: Workspace, catalog: Catalog, item: Garbage, needed: Colle
         sweep(workspace.staging, workspace.stage.fs, limits.grace_seconds)
     elif item.kind == "job":
         with explained(item.path):
-            remove_job(workspace, item.path)
+            remove_job(workspace, item.path, item.written)
     else:
         _remove_files(workspace, item)
 

@@ -15,8 +15,9 @@ import fcntl
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from uuid import uuid4
 import numpy as np
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
-from storage.atomic import explained, make_folder, read_json, write_json, write_whole
+from storage.atomic import Fs, explained, make_folder, read_json, write_json, write_whole
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ FORMATS = {"job": "headstart.job", "status": "headstart.job-status", "outcome": 
 VERSION = 1
 SPARE_BYTES = 1 << 30  # of the disk, that decoded pictures leave free
 SHORTEST = 4  # letters of an id that are enough to name a job
+PATIENCE_SECONDS = 1.0  # whoever looks at a job, or removes it, holds its lock for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class Job:
         """Say how the job ended; what only served to go on with it is removed."""
         _write(self._workspace, self.id, "outcome", outcome)
         for folder in self._workspace.job_leftovers(self.id):
-            shutil.rmtree(folder, ignore_errors=True)  # what stays is found by `gc`
+            with suppress(OSError):  # what stays is found by `gc`
+                self._workspace.stage.fs.remove_tree(folder)
 
     def checkpoints(self, arm: str) -> Checkpoints:
         from storage.checkpoints import Checkpoints
@@ -83,32 +86,42 @@ class Job:
 
         None when the disk has no room for it.
         """
-        folder = self._folder / "pixels"
-        path = folder / f"{key}.u8"
+        path = self._folder / "pixels" / f"{key}.u8"
         num_bytes = int(np.prod(shape))
         if not (path.is_file() and path.stat().st_size == num_bytes):
-            make_folder(folder, self._workspace.stage.fs)
-            with suppress(FileNotFoundError):
-                path.unlink()
-            if shutil.disk_usage(folder).free < num_bytes + SPARE_BYTES or not _fill(path, shape, fill):
+            with explained(path):
+                make_folder(path.parent, self._workspace.stage.fs)
+                ready = _reserve(path, num_bytes)
+            if ready is None:
                 log.info("the disk has no room for %d decoded pictures: they are decoded in every epoch", shape[0])
                 return None
+            _fill(ready, path, shape, fill)
         return np.memmap(path, np.uint8, "r", shape=shape)
 
 
-def _fill(path: Path, shape: tuple[int, ...], fill: Callable[[Any], None]) -> bool:
-    """Make a file of decoded pictures, whole or not at all; False where there is no room for it."""
-    ready = path.with_name(f".{uuid4().hex}.part")
+def _reserve(path: Path, num_bytes: int) -> Path | None:
+    """Make the file that will get a name; None where there is no room for it."""
+    ready = path.with_suffix(".part")  # always the same, so that killed processes leave no more than one
+    for old in (ready, path):
+        old.unlink(missing_ok=True)
+    if shutil.disk_usage(path.parent).free < num_bytes + SPARE_BYTES:
+        return None
+    with open(ready, "xb") as file, suppress(OSError):
+        os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk must not be found by a map
+    if ready.stat().st_size < num_bytes:
+        ready.unlink()
+        return None
+    return ready
+
+
+def _fill(ready: Path, path: Path, shape: tuple[int, ...], fill: Callable[[Any], None]) -> None:
+    """Put pictures into a file and give it its name, whole or not at all."""
     try:
-        with open(ready, "xb") as file, suppress(OSError):
-            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))  # a full disk must not be found by a map
-        if ready.stat().st_size < np.prod(shape):
-            return False
         pixels = np.memmap(ready, np.uint8, "r+", shape=shape)
         fill(pixels)
-        pixels.flush()
-        os.replace(ready, path)
-        return True
+        with explained(path):
+            pixels.flush()  # syncs: no power cut can leave the name without the pictures
+            os.replace(ready, path)
     finally:
         ready.unlink(missing_ok=True)
 
@@ -117,18 +130,32 @@ def _fill(path: Path, shape: tuple[int, ...], fill: Callable[[Any], None]) -> bo
 
 
 @contextmanager
-def _locked(workspace: Workspace, job_id: str) -> Iterator[bool]:
-    """Hold a job's lock, without waiting; False where another process holds it."""
-    descriptor = os.open(workspace.job(job_id) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _locked(workspace: Workspace, job_id: str, patience_seconds: float = 0.0) -> Iterator[bool]:
+    """Hold a job's lock; False where another process holds it for longer than the patience."""
+    folder = workspace.job(job_id)
+    end = time.monotonic() + patience_seconds
+    with explained(folder):
+        while (descriptor := _lock(folder, workspace.stage.fs)) is None and time.monotonic() < end:
+            time.sleep(PATIENCE_SECONDS / 50)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except BlockingIOError:
-            free = False
-        yield free
+        yield descriptor is not None
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(folder: Path, fs: Fs) -> int | None:
+    """Lock a job once; None where that is not possible now."""
+    make_folder(folder, fs)
+    with suppress(FileNotFoundError, BlockingIOError), ExitStack() as undo:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        undo.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # what was removed since it was opened excludes nobody
+        if os.path.samestat(os.fstat(descriptor), os.stat(folder / "lock")):
+            undo.pop_all()
+            return descriptor
+    return None
 
 
 @contextmanager
@@ -140,28 +167,35 @@ def running(workspace: Workspace, job_id: str, asked: Mapping[str, Any]) -> Iter
     ConflictError
         When another process runs it.
     """
-    folder = workspace.job(job_id)
-    with explained(folder):
-        make_folder(folder, workspace.stage.fs)
-    with _locked(workspace, job_id) as free:
+    with _locked(workspace, job_id, PATIENCE_SECONDS) as free:
         if not free:
             raise ConflictError(
                 f"Job {job_id} is running in another process. Watch it with `headstart jobs`, or stop it: "
                 f"headstart jobs cancel {job_id}"
             )
-        with suppress(FileNotFoundError):
-            (folder / "cancel").unlink()  # it was meant for an earlier attempt
-        if not (folder / "job.json").is_file():
+        cancel = workspace.job(job_id) / "cancel"
+        with explained(cancel):
+            cancel.unlink(missing_ok=True)  # it was meant for an earlier attempt
+        if _find(workspace, job_id, "job") is None:
             _write(workspace, job_id, "job", asked)
         yield Job(workspace, job_id)
 
 
-def remove_job(workspace: Workspace, path: Path) -> None:
-    """Remove a job's folder, or something in it; not while the job runs."""
-    job_id = path.relative_to(workspace.jobs).parts[0]
-    with suppress(FileNotFoundError), _locked(workspace, job_id) as free:
-        if free:
-            workspace.stage.fs.remove_tree(path)
+def remove_job(workspace: Workspace, path: Path, written: float) -> None:
+    """Remove a job's folder, or one in it; not while the job runs, or if it was written to after `written`.
+
+    It goes under its name at once, so that a job is never found in part, nor begun in a folder that is going.
+    """
+    fs, staging = workspace.stage.fs, workspace.staging
+    going = staging / f".{uuid4().hex}.part"  # swept there, if this process ends early
+    if not path.exists():
+        return
+    with _locked(workspace, path.relative_to(workspace.jobs).parts[0]) as free, explained(path):
+        if free and last_written(path) <= written:
+            make_folder(staging, fs)
+            fs.rename(path, going)
+            with suppress(FileNotFoundError):  # swept
+                fs.remove_tree(going)
 
 
 def request_cancel(workspace: Workspace, job_id: str) -> bool:
@@ -175,13 +209,20 @@ def request_cancel(workspace: Workspace, job_id: str) -> bool:
 # ── looking ──────────────────────────────────────────────────────────────────────────────────────
 
 
+def list_folders(workspace: Workspace) -> list[Path]:
+    """The folder of every job, readable or not."""
+    return sorted(path for path in workspace.jobs.glob("*") if path.is_dir())
+
+
 def list_jobs(workspace: Workspace) -> list[JobState]:
     """Every readable job, the one last heard of first."""
     states = []
     for path in workspace.jobs.glob("*/job.json"):
         try:
             states.append(_state(workspace, path.parent.name))
-        except (DamagedError, ConflictError) as error:  # one damaged job must not hide the others
+        except (NotFoundError, FileNotFoundError):
+            pass  # removed meanwhile
+        except (ConflictError, OSError) as error:  # one damaged job must not hide the others
             log.warning("left out: %s", error)
     return sorted(states, key=lambda state: state.written, reverse=True)
 
@@ -210,21 +251,32 @@ def find_outcome(workspace: Workspace, job_id: str) -> dict[str, Any] | None:
 
 def read_document(path: Path) -> dict[str, Any]:
     """Read `job.json`, `status.json` or `outcome.json`; raises as `read_json` does."""
-    value: dict[str, Any] = read_json(path, FORMATS[path.stem], VERSION)["value"]
+    value = read_json(path, FORMATS[path.stem], VERSION).get("value")
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path} is damaged: it holds no value.")
     return value
+
+
+def last_written(folder: Path) -> float:
+    """When anything of a job, or of a folder in it, was written last, in seconds since 1970; its lock is not."""
+    times = []
+    for path in [folder, *folder.rglob("*")]:
+        with suppress(FileNotFoundError):  # the job goes on
+            if path.name != "lock" and not path.is_dir():
+                times.append(path.stat().st_mtime)
+    return max(times) if times else folder.stat().st_mtime
 
 
 def _state(workspace: Workspace, job_id: str) -> JobState:
     folder = workspace.job(job_id)
     asked = read_document(folder / "job.json")
-    times = [(folder / name).stat().st_mtime for name in os.listdir(folder)]
     return JobState(
         id=job_id,
         asked=asked,
         status=_find(workspace, job_id, "status"),
         outcome=_find(workspace, job_id, "outcome"),
         is_running=is_running(workspace, job_id),
-        written=max(times),
+        written=last_written(folder),
     )
 
 
@@ -255,6 +307,6 @@ def _find(workspace: Workspace, job_id: str, document: str) -> dict[str, Any] | 
         return read_document(path)
     except NotFoundError:
         return None
-    except (DamagedError, KeyError) as error:
+    except DamagedError as error:
         log.warning("%s It moved to %s.", error, workspace.set_aside(path))
         return None

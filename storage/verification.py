@@ -21,7 +21,7 @@ from storage.catalog import Catalog, ShardRow
 from storage.database import checksum
 from storage.digests import DigestMemory
 from storage.engines import check_engine, list_engines, remove_engine
-from storage.jobs import is_running, read_document
+from storage.jobs import is_running, list_folders, read_document
 from storage.manifests import DatasetRef, find_dataset, read_manifest
 from storage.models import check_bundle, list_versions, read_ref
 from storage.records import VERSIONS, list_records, read_record
@@ -282,19 +282,21 @@ class Verification:
     def _check_jobs(self) -> None:
         from storage.checkpoints import read_checkpoint
 
-        for folder in sorted(path for path in self.workspace.jobs.glob("*") if path.is_dir()):
-            self.checked["jobs"] += 1
-            self._judge("job", folder / "job.json", "Remove the folder: the job begins anew.", _check_document, folder)
-            for name in ("status.json", "outcome.json"):
-                path = folder / name
-                if path.exists() and (problem := _find_problem(read_document, path)):
-                    self._take_away("job", path, problem, "The job goes on from its last checkpoint.")
+        for folder in list_folders(self.workspace):
             if is_running(self.workspace, folder.name):
-                continue  # its checkpoints come and go
+                continue  # it looks after its files itself, and they come and go
+            self.checked["jobs"] += 1
+            if (asked := folder / "job.json").exists():  # else it ended before it had begun
+                self._judge("job", asked, "It is written anew when the job is started again.", read_document, asked)
+            for name in ("status.json", "outcome.json"):
+                self._check_derived("job", folder / name, "The job goes on from its last checkpoint.", read_document)
             for path in sorted(folder.glob("checkpoints/*/*.h5")):
                 self.checked["checkpoints"] += 1
-                if problem := _find_problem(read_checkpoint, path):
-                    self._take_away("checkpoint", path, problem, "The job goes on from the one before.")
+                self._check_derived("checkpoint", path, "The job goes on from the one before.", read_checkpoint)
+
+    def _check_derived(self, what: str, path: Path, advice: str, read: Callable[[Path], object]) -> None:
+        if path.exists() and (problem := _find_problem(read, path)) and path.exists():  # a job may start at any moment
+            self._take_away(what, path, problem, advice)
 
     # ── findings ─────────────────────────────────────────────────────────────────────────────────
 
@@ -317,10 +319,6 @@ class Verification:
 
     def _inside(self, path: Path) -> str:
         return str(path.relative_to(self.workspace.root))
-
-
-def _check_document(folder: Path) -> None:
-    read_document(folder / "job.json")
 
 
 def _check_model(folder: Path) -> None:

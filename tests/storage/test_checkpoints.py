@@ -2,18 +2,21 @@ import errno
 import itertools
 import os
 import random
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import storage.checkpoints
 from pipeline.errors import ConflictError
 from pipeline.types import Checkpoint
 from storage.checkpoints import Checkpoints
 from storage.workspace import Workspace
 from tests.storage.faulty_disk import Death, FaultyDisk
 
-NOTHING = (lambda: False, lambda: False)
+CHANCE = random.Random(7)
+SURVIVAL = {"nothing": lambda: False, "anything": lambda: CHANCE.random() < 0.5}  # of what was not synced
 
 
 def a_checkpoint(step=10, **changed):
@@ -135,9 +138,10 @@ def test_a_process_may_die_and_the_power_may_go_at_any_call(tmp_path, torn):
             fs.end_process()
         else:
             break
-        there = tmp_path / f"{k} cut"
-        fs.cut_power(root.parent, there, *NOTHING)
-        for place in (root, there / "workspace"):
+        cuts = [tmp_path / f"{k} {name}" for name in SURVIVAL]
+        for cut, survives in zip(cuts, SURVIVAL.values(), strict=True):
+            fs.cut_power(root.parent, cut, survives, survives)
+        for place in (root, *(cut / "workspace" for cut in cuts)):
             if not (place / "FORMAT.json").exists():
                 continue
             found = checkpoints_of(place).read()
@@ -145,4 +149,61 @@ def test_a_process_may_die_and_the_power_may_go_at_any_call(tmp_path, torn):
             assert promised <= step <= promised + 1
             if found:
                 assert_same(found, a_checkpoint(step))
+            checkpoints_of(place).write(a_checkpoint(9))
+            assert_same(checkpoints_of(place).read(), a_checkpoint(9))
     assert k > 15
+
+
+def refuse_the_newest(monkeypatch, checkpoints, error):
+    newest, hash_file = checkpoints.paths()[-1], storage.checkpoints.hash_file
+
+    def refuse(path):
+        if path == newest:
+            raise error
+        return hash_file(path)
+
+    monkeypatch.setattr("storage.checkpoints.hash_file", refuse)
+
+
+def test_with_a_bad_sector_in_the_newest_the_one_before_is_read(checkpoints, monkeypatch):
+    checkpoints.write(a_checkpoint(1))
+    checkpoints.write(a_checkpoint(2))
+    refuse_the_newest(monkeypatch, checkpoints, OSError(errno.EIO, "Input/output error"))
+    assert_same(checkpoints.read(), a_checkpoint(1))
+
+
+def test_what_cannot_be_opened_now_is_not_taken_for_damaged(checkpoints, monkeypatch):
+    checkpoints.write(a_checkpoint(1))
+    checkpoints.write(a_checkpoint(2))
+    with monkeypatch.context() as patch:
+        refuse_the_newest(patch, checkpoints, OSError(errno.EMFILE, "Too many open files"))
+        with pytest.raises(ConflictError, match="Too many open files"):
+            checkpoints.read()
+    assert_same(checkpoints.read(), a_checkpoint(2))
+
+
+def test_too_little_memory_is_not_taken_for_damage(checkpoints, monkeypatch):
+    def refuse(*_):
+        raise MemoryError
+
+    checkpoints.write(a_checkpoint())
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.checkpoints.text_of", refuse)
+        with pytest.raises(MemoryError):
+            checkpoints.read()
+    assert_same(checkpoints.read(), a_checkpoint())
+
+
+def test_writing_holds_one_more_copy_in_memory_and_reading_one(checkpoints):
+    size = 1 << 24
+    large = a_checkpoint(arrays={"network/0": np.ones(size, np.uint8)})
+    checkpoints.write(a_checkpoint())  # whatever is imported on first use
+    tracemalloc.start()
+    try:
+        checkpoints.write(large)
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * size
+        tracemalloc.reset_peak()
+        checkpoints.read()
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * size
+    finally:
+        tracemalloc.stop()

@@ -1,3 +1,5 @@
+import fcntl
+import itertools
 import os
 import shutil
 import subprocess
@@ -10,11 +12,13 @@ import pytest
 from flows.progress import Quiet
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from storage.garbage import Limits, collect
-from storage.jobs import find_outcome, get_job, list_jobs, request_cancel, running
+from storage.jobs import find_outcome, get_job, last_written, list_jobs, remove_job, request_cancel, running
 from storage.manifests import write_manifest
 from storage.verification import Verification
+from storage.workspace import Workspace
 from tests.conftest import ROOT
 from tests.factories import a_manifest, an_image
+from tests.storage.faulty_disk import Death, FaultyDisk
 from tests.storage.test_checkpoints import a_checkpoint
 
 JOB = "0123456789abcdef"
@@ -66,6 +70,34 @@ def test_a_job_runs_in_one_process_and_a_killed_one_lets_it_go(place):
     with running(place, JOB, ASKED):
         assert get_job(place, JOB).is_running
     assert not get_job(place, JOB).is_running
+
+
+def test_whoever_only_looks_at_a_job_does_not_keep_it_from_starting(stopped, monkeypatch):
+    looking = os.open(stopped.job(JOB) / "lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    waited = []
+
+    def stop_looking(seconds):
+        waited.append(seconds)
+        fcntl.flock(looking, fcntl.LOCK_UN)
+
+    monkeypatch.setattr("storage.jobs.time.sleep", stop_looking)
+    with running(stopped, JOB, ASKED):
+        assert waited
+    os.close(looking)
+
+
+def test_a_lock_on_a_folder_that_was_removed_meanwhile_is_none(stopped, monkeypatch):
+    flock = fcntl.flock
+
+    def late(descriptor, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        shutil.rmtree(stopped.job(JOB))
+        return flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with running(stopped, JOB, ASKED):
+        assert get_job(stopped, JOB).is_running
 
 
 def test_what_was_asked_first_stays(place):
@@ -122,6 +154,19 @@ def test_a_damaged_document_hides_no_other_job_and_a_damaged_status_is_set_aside
     assert not (stopped.job(JOB) / "status.json").exists()
     (stopped.job(JOB) / "job.json").write_text("{}")
     assert [job.id for job in list_jobs(stopped)] == ["another-job-0000"]
+    with running(stopped, JOB, ASKED):  # who runs it knows what was asked
+        assert get_job(stopped, JOB).asked == ASKED
+
+
+def test_files_that_go_while_somebody_looks_are_no_error(stopped, monkeypatch):
+    (stopped.job(JOB) / "cancel").symlink_to("gone")
+    assert get_job(stopped, JOB).written > 0
+
+    def gone(folder):
+        raise FileNotFoundError(folder)
+
+    monkeypatch.setattr("storage.jobs.last_written", gone)
+    assert list_jobs(stopped) == []
 
 
 # ── decoded pictures ─────────────────────────────────────────────────────────────────────────────
@@ -150,6 +195,24 @@ def test_decoded_pictures_of_another_size_are_made_again(job, place):
     job.pixels("fit", (3, 2, 2, 3), lambda pixels: pixels.fill(9))
     os.truncate(place.job(JOB) / "pixels" / "fit.u8", 5)
     assert (job.pixels("fit", (3, 2, 2, 3), lambda pixels: pixels.fill(4)) == 4).all()
+
+
+def test_decoded_pictures_are_synced_before_they_get_their_name(job, monkeypatch):
+    calls = []
+    flush, replace = np.memmap.flush, os.replace
+    monkeypatch.setattr(np.memmap, "flush", lambda pixels: (calls.append("sync"), flush(pixels)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("name"), replace(*paths)))
+    job.pixels("fit", (3, 2, 2, 3), lambda pixels: (calls.append("fill"), pixels.fill(9)))
+    assert calls == ["fill", "sync", "name"]
+
+
+def test_what_a_killed_process_had_decoded_is_not_read_and_does_not_stay(place):
+    kill = "job.pixels('fit', (3, 2, 2, 3), lambda pixels: (pixels.fill(5), os.kill(os.getpid(), 9)))"
+    in_another_process(place.root, f"import os; {kill}").communicate()
+    assert len(list((place.job(JOB) / "pixels").iterdir())) == 1
+    with running(place, JOB, ASKED) as job:
+        assert (job.pixels("fit", (3, 2, 2, 3), lambda pixels: pixels.fill(9)) == 9).all()
+    assert [path.name for path in (place.job(JOB) / "pixels").iterdir()] == ["fit.u8"]
 
 
 def test_what_could_not_be_decoded_leaves_nothing_behind(job, place):
@@ -196,6 +259,23 @@ def test_damage_in_a_job_is_found(stopped, damaged):
     assert path.exists() == (damaged == "job.json")  # what was asked cannot be derived
 
 
+def test_a_running_job_is_not_verified(stopped):
+    with running(stopped, JOB, ASKED):
+        (stopped.job(JOB) / "status.json").write_text("{}")
+        (newest,) = stopped.job(JOB).glob("checkpoints/arm/*1-*.h5")
+        os.truncate(newest, 5)
+        assert verified(stopped).findings == []
+    assert {finding.what for finding in verified(stopped).findings} == {"job", "checkpoint"}
+
+
+def test_a_job_that_ended_before_it_had_begun_is_no_damage_and_garbage(stopped):
+    (stopped.job(JOB) / "job.json").unlink()
+    assert verified(stopped).findings == []
+    assert garbage_of(stopped, Limits()) == {}
+    assert set(garbage_of(stopped, delete=True)) == {JOB}
+    assert not stopped.job(JOB).exists()
+
+
 def garbage_of(place, limits=NOW, delete=False):
     return {item.path.name: item for item in collect(place, (), limits, delete).garbage if item.kind == "job"}
 
@@ -217,6 +297,58 @@ def test_a_running_job_is_left_alone_whatever_its_pictures(stopped):
     write_manifest(stopped, a_manifest(images=(*a_manifest().images, an_image(99))))
     with running(stopped, JOB, ASKED):
         assert garbage_of(stopped) == {}
+
+
+def test_a_job_that_was_heard_of_since_it_was_found_stays(stopped):
+    before = last_written(stopped.job(JOB)) - 1
+    remove_job(stopped, stopped.job(JOB), before)
+    assert get_job(stopped, JOB)
+    remove_job(stopped, stopped.job(JOB), before + 1)
+    assert not stopped.job(JOB).exists()
+
+
+def test_the_pictures_of_a_job_are_known_as_long_as_its_folder_stays(stopped):
+    write_manifest(stopped, a_manifest(images=(*a_manifest().images, an_image(99))))
+    manifest = stopped.manifest("pets", a_manifest().fingerprint)
+    collect(stopped, (), NOW, delete=True)
+    assert not stopped.job(JOB).exists()
+    assert manifest.exists()
+    collect(stopped, (), NOW, delete=True)
+    assert not manifest.exists()
+
+
+@pytest.mark.parametrize("damaged", ["job.json", "outcome.json"])
+def test_what_a_damaged_document_would_decide_is_not_removed(stopped, damaged):
+    with running(stopped, JOB, ASKED) as job:
+        job.write_outcome({})
+        job.checkpoints("arm").write(a_checkpoint())
+    (stopped.job(JOB) / damaged).write_text("{}")
+    with pytest.raises(ConflictError, match="Nothing was removed"):
+        collect(stopped, (), NOW, delete=True)
+    assert len(list(stopped.job(JOB).glob("checkpoints/arm/*"))) == 1
+    assert (stopped.job(JOB) / damaged).read_text() == "{}"
+
+
+def test_a_removal_that_dies_at_any_call_leaves_a_whole_job_or_none(stopped, tmp_path):
+    write_manifest(stopped, a_manifest(images=(*a_manifest().images, an_image(99))))
+    for k in itertools.count(1):
+        disk = FaultyDisk(error=Death())
+        place = Workspace.open(shutil.copytree(stopped.root, tmp_path / str(k)), fs=disk)
+        disk.fail_at = disk.num_calls + k
+        try:
+            collect(place, (), NOW, delete=True)
+        except Death:
+            disk.end_process()
+        else:
+            break
+        again = Workspace.open(place.root)
+        if again.job(JOB).exists():
+            with running(again, JOB, ASKED) as job:
+                assert job.checkpoints("arm").read().step == 2
+        collect(again, (), NOW, delete=True)
+        assert not again.job(JOB).exists()
+        assert not any(again.staging.iterdir())
+    assert k > 5
 
 
 def test_what_an_ended_job_left_behind_is_garbage_and_its_outcome_is_not(stopped):
