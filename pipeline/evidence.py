@@ -99,17 +99,29 @@ def fit_ridge(features: Array, kind: TapKind, labels: Labels, num_classes: int) 
     labels
         Of the n pictures, integers below `num_classes`; a class may have no picture, its column is then constant.
     """
-    roots = np.sqrt(_weights(len(features) // len(labels)))
-    row_roots = np.repeat(roots, len(labels))[:, None]
+    return fit_targets(features, kind, np.eye(num_classes)[labels], countable(labels))
+
+
+def fit_targets(features: Array, kind: TapKind, targets: Float64, counted: NDArray[np.bool_]) -> RidgeFit:
+    """Fit ridge regression of any targets on one tap; see `fit_ridge`.
+
+    Parameters
+    ----------
+    targets
+        (n, outputs) of the n pictures.
+    counted
+        (n,) pictures whose leave-one-out error chooses the penalty.
+    """
+    roots = np.sqrt(_weights(len(features) // len(targets)))
+    row_roots = np.repeat(roots, len(targets))[:, None]
     # float64 throughout: where the penalty is small, leave-one-out divides by 1 - H_ii of about 1e-4
     inputs = transform(features, kind).astype(np.float64)
-    centre = np.square(roots) @ inputs.reshape(len(roots), len(labels), -1).mean(axis=1)
+    centre = np.square(roots) @ inputs.reshape(len(roots), len(targets), -1).mean(axis=1)
     inputs -= centre
     inputs *= row_roots
-    targets = np.eye(num_classes)[labels]
     prior = targets.mean(axis=0)
     spectrum = _decompose(inputs, np.tile(targets - prior, (len(roots), 1)) * row_roots, roots)
-    penalty, residuals, held_out = _leave_one_out(spectrum, countable(labels))
+    penalty, residuals, held_out = _leave_one_out(spectrum, counted)
     weight = inputs.T @ residuals / penalty
     return RidgeFit(
         weight=weight.astype(np.float32),
