@@ -54,7 +54,7 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class _Runner:
+class Runner:
     """What all arms of a job share."""
 
     ground: Ground
@@ -127,11 +127,11 @@ def fit_start(ground: Ground) -> Head:
     return fit_head(features, taps, labels_of(ground.fit_on), len(ground.manifest.classes))
 
 
-def compare_with_head(ground: Ground, head: Head, trained: Trained) -> Gate:
-    """Compare the trained network with the head on validation pictures, exactly as both would be delivered."""
+def compare_with_head(ground: Ground, head: Head, network: Network, recipe: Recipe) -> Gate:
+    """Compare a trained network with the head on validation pictures, exactly as both would be delivered."""
     used = [part.tap for part in head.taps]
     features = read_taps(ground.workspace, ground.spec, (ORIGINAL,), ground.validate_on, used)
-    found = predict_images(trained.network, ground.validate_on, reader(ground.manifest), trained.recipe)
+    found = predict_images(network, ground.validate_on, reader(ground.manifest), recipe)
     return compare(labels_of(ground.validate_on), head_probabilities(head, features), found)
 
 
@@ -148,22 +148,22 @@ def train_arms(
     checkpoint_seconds: float,
 ) -> Trained:
     """Train what the case asks for; returns the arm that is better on validation pictures, calibrated on them."""
-    runner = _Runner(ground, job, log, on_epoch, checkpoint_seconds)
+    runner = Runner(ground, job, log, on_epoch, checkpoint_seconds)
     scratch: dict[str, Any] | None = None
     with all_gpus():
-        best = first = _finetune(runner, head, schedule)
+        best = first = finetune_arm(runner, head, schedule)
         if ground.plan.case == CASE_WITH_RACE:
             second, scratch = _scratch(runner, first)
             if scratch["race"]["continued"] and second.best_accuracy > first.best_accuracy:
                 best = second
-    network = _to_float32(best)
+    network = in_float32_weights(best)
     factor = calibrate(network, best.validation)
     report = {"arm": best.name, "curve": first.curve, **first.report, "scratch": scratch, "calibration": factor}
     return Trained(network, best.recipe, report)
 
 
 @dataclass(frozen=True, slots=True)
-class _Arm:
+class Arm:
     """A network after its training, with the weights of its best epoch."""
 
     name: str
@@ -180,7 +180,7 @@ class _Arm:
         return max(row["val_accuracy"] for row in self.curve[1:])
 
 
-def _finetune(runner: _Runner, head: Head, schedule: Schedule) -> _Arm:
+def finetune_arm(runner: Runner, head: Head, schedule: Schedule) -> Arm:
     """Fine-tune backbone and head. Pictures are mirrored if the head sees no less in a mirror."""
     spec = runner.ground.spec
     policy = best_precision()
@@ -199,15 +199,27 @@ def _finetune(runner: _Runner, head: Head, schedule: Schedule) -> _Arm:
     def build() -> Network:
         return build_deliverable(spec, head)
 
-    return _Arm(FINETUNE, build, network, spec.recipe, schedule, validation, curve, report)
+    return Arm(FINETUNE, build, network, spec.recipe, schedule, validation, curve, report)
 
 
-def _scratch(runner: _Runner, first: _Arm) -> tuple[_Arm, dict[str, Any]]:
-    """Train a network from random weights on a small budget, and to the end if it is ahead then."""
+@dataclass(frozen=True, slots=True)
+class _Scratch:
+    """A network from random weights, before it is trained."""
+
+    build: Callable[[], Network]
+    network: Network
+    recipe: Recipe
+    schedule: Schedule
+    batches: Batches
+    validation: Validation
+    costs: tuple[int, int]  # multiply-adds of a forward pass: fine-tuned network, this one
+
+
+def _set_up_scratch(runner: Runner, first: Arm, epochs: int | None = None) -> _Scratch:
     ground = runner.ground
     size = choose_size(_short_sides(ground), ground.spec.recipe.size)
     recipe = replace(ground.spec.recipe, size=size)
-    planned = plan_scratch(len(ground.fit_on))
+    planned = plan_scratch(len(ground.fit_on), epochs)
     schedule = replace(planned, augmentation=replace(planned.augmentation, mirror=first.schedule.augmentation.mirror))
 
     def build() -> Network:
@@ -215,32 +227,49 @@ def _scratch(runner: _Runner, first: _Arm) -> tuple[_Arm, dict[str, Any]]:
 
     with precision(best_precision()):
         network = build()
-    costs = [count_multiply_adds(arm) for arm in (first.network, network)]
-    num_epochs = min(plan_race(*costs), schedule.epochs)
     pictures, validation = runner.data(recipe)
-    batches = runner.batches(pictures, schedule)
-    curve = runner.train(SCRATCH, network, batches, validation, schedule, stop_after=num_epochs)
+    costs = (count_multiply_adds(first.network), count_multiply_adds(network))
+    return _Scratch(build, network, recipe, schedule, runner.batches(pictures, schedule), validation, costs)
+
+
+def _scratch(runner: Runner, first: Arm) -> tuple[Arm, dict[str, Any]]:
+    """Train a network from random weights on a small budget, and to the end if it is ahead then."""
+    new = _set_up_scratch(runner, first)
+    num_epochs = min(plan_race(*new.costs), new.schedule.epochs)
+    curve = runner.train(SCRATCH, new.network, new.batches, new.validation, new.schedule, stop_after=num_epochs)
     race = judge_race(
         first.curve[1]["val_accuracy"],
         max(row["val_accuracy"] for row in curve[1 : num_epochs + 1]),
-        len(ground.validate_on),
+        len(runner.ground.validate_on),
         num_epochs,
-        num_epochs * costs[1] / costs[0],
+        num_epochs * new.costs[1] / new.costs[0],
     )
     runner.log(race.reason)
     if race.continued:
-        curve = runner.train(SCRATCH, network, batches, validation, schedule)
-    report = {
-        "network": network.name,
-        "size": size,
-        "num_parameters": network.count_params(),
-        "multiply_adds": costs[1],
-        "finetuned_multiply_adds": costs[0],
-        "schedule": asdict(schedule),
+        curve = runner.train(SCRATCH, new.network, new.batches, new.validation, new.schedule)
+    report = _scratch_report(new, curve) | {"race": asdict(race)}
+    return Arm(SCRATCH, new.build, new.network, new.recipe, new.schedule, new.validation, curve, report), report
+
+
+def scratch_arm(runner: Runner, first: Arm) -> Arm:
+    """Train a network from random weights for about as many multiply-adds as fine-tuning took, with no race to win."""
+    num_epochs = plan_race(*_set_up_scratch(runner, first).costs, len(first.curve) - 1)
+    new = _set_up_scratch(runner, first, num_epochs)
+    curve = runner.train(SCRATCH, new.network, new.batches, new.validation, new.schedule)
+    report = _scratch_report(new, curve)
+    return Arm(SCRATCH, new.build, new.network, new.recipe, new.schedule, new.validation, curve, report)
+
+
+def _scratch_report(new: _Scratch, curve: Curve) -> dict[str, Any]:
+    return {
+        "network": new.network.name,
+        "size": new.recipe.size,
+        "num_parameters": new.network.count_params(),
+        "multiply_adds": new.costs[1],
+        "finetuned_multiply_adds": new.costs[0],
+        "schedule": asdict(new.schedule),
         "curve": curve,
-        "race": asdict(race),
     }
-    return _Arm(SCRATCH, build, network, recipe, schedule, validation, curve, report), report
 
 
 def _short_sides(ground: Ground) -> list[int]:
@@ -251,7 +280,7 @@ def _short_sides(ground: Ground) -> list[int]:
     return sides
 
 
-def _to_float32(arm: _Arm) -> Network:
+def in_float32_weights(arm: Arm) -> Network:
     """Give the trained weights to a network that computes everything in float32."""
     network = arm.build()
     network.set_weights(arm.network.get_weights())

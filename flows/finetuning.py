@@ -101,7 +101,7 @@ def find_job(request: FinetuneRequest) -> JobPlan:
         When there is no head to start from.
     """
     workspace = Workspace.open(request.workspace)
-    head = _newest_head(workspace, request.name)
+    head = newest_head(workspace, request.name)
     manifest = read_manifest(workspace, request.name, head.record["data"]["fingerprint"])
     schedule = _schedule(request, manifest)
     identity = {"head": head.record["request"], "schedule": asdict(schedule), "version": FINETUNE_VERSION}
@@ -117,7 +117,8 @@ def find_job(request: FinetuneRequest) -> JobPlan:
     return JobPlan(job_id, asked, find_outcome(workspace, job_id), head)
 
 
-def _newest_head(workspace: Workspace, name: str) -> ModelRef:
+def newest_head(workspace: Workspace, name: str) -> ModelRef:
+    """Find the newest version of a model that is a head on frozen features."""
     refs = [ref for ref in list_models(workspace) if ref.name == name]
     heads = [ref for ref in refs if "finetune" not in ref.record]
     if not heads:
@@ -128,8 +129,13 @@ def _newest_head(workspace: Workspace, name: str) -> ModelRef:
     return heads[-1]
 
 
+def plan_schedule(manifest: Manifest, epochs: int | None) -> Schedule:
+    """Choose how a dataset's network is fine-tuned."""
+    return plan_finetuning(len(manifest.of_split("train")), epochs)
+
+
 def _schedule(request: FinetuneRequest, manifest: Manifest) -> Schedule:
-    planned = plan_finetuning(len(manifest.of_split("train")), request.epochs)
+    planned = plan_schedule(manifest, request.epochs)
     return replace(planned, layer_decay=request.layer_decay, unfreeze_epochs=request.unfreeze_epochs)
 
 
@@ -173,14 +179,14 @@ def _run(
 ) -> dict[str, Any]:
     if made := find_by_request(workspace, request.name, job_plan.id):  # killed after the model, before the outcome
         return _outcome(job_plan, made.record["finetune"], made)
-    ground = _prepare(workspace, request.name, job_plan.head, progress)
+    ground = prepare(workspace, request.name, job_plan.head, progress)
     with stage("imports"):
         from flows.arms import compare_with_head, fit_start, train_arms
     with stage("train"):
         head = fit_start(ground)
         schedule = _schedule(request, ground.manifest)
         trained = train_arms(ground, head, schedule, job, log, on_epoch, request.checkpoint_seconds)
-        gate = compare_with_head(ground, head, trained)
+        gate = compare_with_head(ground, head, trained.network, trained.recipe)
     log(gate.reason)
     finetuned = {
         "started_from": {"version": job_plan.head.version, "taps": [part.tap for part in head.taps]},
@@ -194,8 +200,8 @@ def _run(
     return _outcome(job_plan, finetuned, model)
 
 
-def _prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress | None) -> Ground:
-    """Find what the head was made from; features that are gone by now are computed again."""
+def prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress | None) -> Ground:
+    """Find what a head was made from; features that are gone by now are computed again."""
     record = head.record
     manifest = read_manifest(workspace, name, record["data"]["fingerprint"])
     if not os.path.isdir(manifest.root):

@@ -26,10 +26,10 @@ class Race:
     reason: str
 
 
-def plan_race(finetune_multiply_adds: int, scratch_multiply_adds: int) -> int:
-    """Return how many epochs the arm from scratch gets: as much as one epoch of fine-tuning costs, 1 at least."""
-    affordable = int(BUDGET_EPOCHS * finetune_multiply_adds / scratch_multiply_adds)
-    return max(1, min(affordable, MAX_EPOCHS))
+def plan_race(finetune_multiply_adds: int, scratch_multiply_adds: int, budget_epochs: float = BUDGET_EPOCHS) -> int:
+    """Return how many epochs the arm from scratch gets for so many of fine-tuning, in multiply-adds; 1 at least."""
+    affordable = int(budget_epochs * finetune_multiply_adds / scratch_multiply_adds)
+    return max(1, min(affordable, int(MAX_EPOCHS * max(budget_epochs, 1))))
 
 
 def judge_race(finetuned_accuracy: float, scratch_accuracy: float, num_images: int, epochs: int, cost: float) -> Race:

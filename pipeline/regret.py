@@ -1,0 +1,115 @@
+"""What a choice among strategies cost: regret against the best one in hindsight, honest about hindsight.
+
+The best of several noisy scores flatters itself: picked and scored on the same 390 pictures, the best of 14 taps
+looked a point better than it was. So the oracle picks on one half of the pictures and is scored on the other, both
+ways (split halves), and the choice is scored on the same pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HEADS = ("head-on-top", "head-on-evidence")  # cost one forward pass a picture
+
+Correct = NDArray[np.bool_]  # (n,) whether a strategy named each picture's class
+
+
+@dataclass(frozen=True, slots=True)
+class Regret:
+    """How a choice compares with the best strategy in hindsight, in points of accuracy (0-100)."""
+
+    chosen: str
+    best: str  # in hindsight, on all pictures
+    points: float  # by split halves; below 0 where hindsight on the other half was worse than the choice
+    naive_points: float  # against the best on the same pictures; never below 0, and too large
+    standard_error: float  # of the naive difference, paired
+
+
+def pack_correct(probabilities: NDArray[np.floating], labels: Sequence[int]) -> str:
+    """Write down which pictures were named rightly, a bit each, as hexadecimal digits.
+
+    >>> pack_correct(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), [0, 1, 1])
+    'c0'
+    """
+    correct = probabilities.argmax(axis=1) == np.asarray(labels)
+    return np.packbits(correct).tobytes().hex()
+
+
+def unpack_correct(digits: str, num_images: int) -> Correct:
+    """Read what `pack_correct` wrote."""
+    bits: Correct = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8))[:num_images].astype(bool)
+    return bits
+
+
+def measure_regret(correct: Mapping[str, Correct], chosen: str) -> Regret:
+    """Compare a choice with the best strategy in hindsight.
+
+    Parameters
+    ----------
+    correct
+        Strategy -> (n,) which of the same test pictures it names rightly; `chosen` is among them. Where strategies
+        tie, the first one counts as the best, so put the cheap ones first.
+    """
+    names = list(correct)
+    table = np.stack([correct[name] for name in names]).astype(float)  # (strategies, n)
+    mine = table[names.index(chosen)]
+    best = int(table.mean(axis=1).argmax())
+    difference = table[best] - mine
+    halves = np.arange(table.shape[1]) % 2 == 0
+    split = []
+    for picked_on, scored_on in ((halves, ~halves), (~halves, halves)):
+        if picked_on.any() and scored_on.any():
+            oracle = int(table[:, picked_on].mean(axis=1).argmax())
+            split.append(float((table[oracle] - mine)[scored_on].mean()))
+    return Regret(
+        chosen=chosen,
+        best=names[best],
+        points=100 * sum(split) / len(split) if split else 0.0,
+        naive_points=100 * float(difference.mean()),
+        standard_error=100 * float(difference.std()) / math.sqrt(len(difference)),
+    )
+
+
+def delivered_strategy(strategy: str, passed: bool, head: str = "head-on-evidence") -> str:
+    """Name what a chosen strategy delivers: behind its gate, a network that is no better leaves the head in place."""
+    if strategy in HEADS:
+        return strategy
+    return "fine-tune" if passed else head
+
+
+def judge_audit(
+    strategies: Sequence[Mapping[str, Any]], gate: Mapping[str, Any], chosen: str, num_images: int
+) -> dict[str, Any]:
+    """Say what a plan's choice cost in accuracy, and what it saved in multiply-adds.
+
+    Parameters
+    ----------
+    strategies
+        A row for each: `strategy`, `correct` as `pack_correct` writes it, `multiply_adds`; the cheap ones first.
+    gate
+        Of the fine-tuned network: `passed`.
+    chosen
+        The plan's strategy.
+    num_images
+        Test pictures.
+    """
+    correct = {row["strategy"]: unpack_correct(row["correct"], num_images) for row in strategies}
+    cost = {row["strategy"]: row["multiply_adds"] for row in strategies}
+    delivered = delivered_strategy(chosen, gate["passed"])
+    spent = cost["head-on-evidence"] + (0 if chosen in HEADS else cost["fine-tune"])
+    return {
+        "delivered": delivered,
+        "regret": asdict(measure_regret(correct, delivered)),
+        "constant_policies": {name: asdict(measure_regret(correct, name)) for name in correct},
+        "compute": {
+            "spent": spent,
+            "share_of_finetuning": spent / cost["fine-tune"],
+            "share_of_everything": spent / sum(cost.values()),
+        },
+    }

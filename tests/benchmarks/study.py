@@ -1,0 +1,159 @@
+"""How good the rule is: every strategy on datasets x sizes x seeds, and the regret of every policy.
+
+`python -m tests.benchmarks.study run OUT FOLDER...` audits every cell (resumable: what OUT has is not run again);
+`python -m tests.benchmarks.study table OUT` prints the table, nothing is run. A FOLDER has train and test folders;
+`fashion-mnist=PATH` takes the four files of Debian's dataset-fashion-mnist instead.
+
+A cell is a dataset cut to N training pictures in proportion to the classes, chosen by content and seed, and at most
+NUM_TEST test pictures; every strategy sees the same ones, at the same size (`--size`), with the same budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from PIL import Image as Pillow
+
+NUM_TEST = 600
+
+
+# ── cells ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def place(path: Path, seed: int) -> bytes:
+    """Order pictures by content and seed."""
+    return hashlib.sha256(f"{seed}:".encode() + path.read_bytes()).digest()
+
+
+def choose(folder: Path, num: int | None, seed: int) -> list[Path]:
+    """Choose pictures in proportion to their classes, at least one of each."""
+    by_class = {label: sorted(label.iterdir()) for label in sorted(folder.iterdir()) if label.is_dir()}
+    total = sum(len(paths) for paths in by_class.values())
+    share = 1.0 if num is None else min(1.0, num / total)
+    chosen = []
+    for paths in by_class.values():
+        wanted = max(1, round(share * len(paths)))
+        chosen += paths if wanted >= len(paths) else sorted(paths, key=lambda path: place(path, seed))[:wanted]
+    return chosen
+
+
+def write_cell(source: Path, num: int | None, seed: int, folder: Path) -> Path:
+    """Link a dataset cut to `num` training pictures."""
+    for split, count, salt in (("train", num, seed), ("test", NUM_TEST, 0)):
+        for path in choose(source / split, count, salt):
+            target = folder / split / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, target)
+    return folder
+
+
+def write_fashion_mnist(source: Path, folder: Path, num_train: int = 6000, num_test: int = 1000) -> Path:
+    """Write Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747) as PNG files, the first so many of each split."""
+    for split, prefix, num in (("train", "train", num_train), ("test", "t10k", num_test)):
+        with gzip.open(source / f"{prefix}-images-idx3-ubyte.gz") as images:
+            _, _, height, width = struct.unpack(">4I", images.read(16))
+            pixels = images.read(num * height * width)
+        with gzip.open(source / f"{prefix}-labels-idx1-ubyte.gz") as file:
+            labels = file.read()[8:]
+        for number in range(num):
+            target = folder / split / str(labels[number]) / f"{number:05d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            one = pixels[number * height * width : (number + 1) * height * width]
+            Pillow.frombytes("L", (width, height), one).save(target)
+    return folder
+
+
+def run_cell(source: Path, num: int | None, seed: int, size: int, epochs: int, out: Path, workspace: Path) -> None:
+    """Onboard and audit one cell by the same steps as the command line; write its document."""
+    from flows import steps
+    from flows.audit import AuditRequest, audit
+
+    name = f"{source.name}-{num or 'all'}-{seed}".lower()
+    with tempfile.TemporaryDirectory(dir=source.parent, prefix=".cell-") as scratch:
+        folder = write_cell(source, num, seed, Path(scratch, name))
+        onboarded = steps.onboard(steps.Request(str(folder), str(workspace), name, size=size))
+        document = audit(AuditRequest(name, str(workspace), epochs))
+    cell = {"dataset": source.name, "wanted": num, "seed": seed, "onboarded": onboarded, "audit": document}
+    part = out / f".{name}.part"
+    part.write_text(json.dumps(cell))
+    part.replace(out / f"{name}.json")
+    rows = "  ".join(f"{row['strategy']} {row['accuracy']:.3f}" for row in document["strategies"])
+    print(f"{name:<34} case {document['case']}  {rows}  gate {document['gate']['passed']}", flush=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run every cell that OUT does not have, each dataset's in a process of its own."""
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    workspace = Path(arguments.workspace or out / "workspace")
+    for text in arguments.folders:
+        kind, equals, path = text.partition("=")
+        source = Path(path if equals else text).resolve()
+        if equals and kind == "fashion-mnist":
+            source = out / "fashion_mnist"
+            if not source.is_dir():
+                write_fashion_mnist(Path(path), source)
+        for num in [None if word == "all" else int(word) for word in arguments.sizes.split(",")]:
+            for seed in range(arguments.seeds):
+                name = f"{source.name}-{num or 'all'}-{seed}".lower()
+                if (num is None and seed) or (out / f"{name}.json").is_file():
+                    continue
+                words = ["cell", str(out), str(source), str(num or "all"), str(seed), str(workspace)]
+                options = ["--size", str(arguments.size), "--epochs", str(arguments.epochs)]
+                subprocess.run([sys.executable, "-m", "tests.benchmarks.study", *words, *options], check=False)
+
+
+def cell(arguments: argparse.Namespace) -> None:
+    num = None if arguments.num == "all" else int(arguments.num)
+    out, source = Path(arguments.out), Path(arguments.source)
+    run_cell(source, num, arguments.seed, arguments.size, arguments.epochs, out, Path(arguments.workspace))
+
+
+# ── the table ────────────────────────────────────────────────────────────────────────────────────
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Print accuracy of every strategy in every cell, and the regret of every policy."""
+    cells = [json.loads(path.read_text()) for path in sorted(Path(arguments.out).glob("*.json"))]
+    by_dataset = defaultdict(list)
+    for one in cells:
+        by_dataset[one["dataset"]].append(one["audit"])
+        rows = "  ".join(f"{row['accuracy']:.3f}" for row in one["audit"]["strategies"])
+        print(f"{one['audit']['dataset']:<34} {rows}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How good the rule is.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run")
+    running.add_argument("out")
+    running.add_argument("folders", nargs="+", metavar="FOLDER")
+    running.add_argument("--sizes", default="all,300,100", help="training pictures of the cells")
+    running.add_argument("--seeds", type=int, default=1)
+    running.add_argument("--workspace")
+    one = commands.add_parser("cell")
+    for word in ("out", "source", "num"):
+        one.add_argument(word)
+    one.add_argument("seed", type=int)
+    one.add_argument("workspace")
+    for command in (running, one):
+        command.add_argument("--size", type=int, default=96)
+        command.add_argument("--epochs", type=int, default=6)
+    showing = commands.add_parser("table")
+    showing.add_argument("out")
+    arguments = parser.parse_args()
+    {"run": run, "cell": cell, "table": table}[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    main()
