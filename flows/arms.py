@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from storage.jobs import Job
 
 FINETUNE, SCRATCH = "fine-tune", "scratch"
-CASE_WITH_RACE = 4
+WITH_RACE = "fine-tune-or-scratch"
 NUM_MEASURED = 200  # pictures whose size is looked at
 
 Curve = list[dict[str, float]]
@@ -152,7 +152,7 @@ def train_arms(
     scratch: dict[str, Any] | None = None
     with all_gpus():
         best = first = finetune_arm(runner, head, schedule)
-        if ground.plan.case == CASE_WITH_RACE:
+        if ground.plan.strategy == WITH_RACE:
             second, scratch = _scratch(runner, first)
             if scratch["race"]["continued"] and second.best_accuracy > first.best_accuracy:
                 best = second

@@ -19,6 +19,7 @@ from flows import cli_jobs
 from flows.options import (
     BackboneArgument,
     BackboneOption,
+    CaseOption,
     FolderArgument,
     JsonOption,
     NameOption,
@@ -26,14 +27,16 @@ from flows.options import (
     RehashOption,
     RunnerOption,
     SizeOption,
+    StrategyOption,
     SubmitOption,
     ViewsOption,
     WeightsOption,
     WorkspaceOption,
 )
-from flows.settings import workspace_root
+from flows.settings import user_name, workspace_root
 from pipeline.backbones import DEFAULT_BACKBONE, check_backbone
 from pipeline.errors import DamagedError, DataError, HeadstartError, UnknownNameError, UsageError
+from pipeline.types import Strategy
 
 EPILOG = (
     "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 6 not better than the head, "
@@ -70,6 +73,8 @@ def onboard(
     recipe: RecipeOption = "exact",
     size: SizeOption = None,
     views: ViewsOption = 0,
+    case: CaseOption = None,
+    strategy: StrategyOption = None,
     rehash: RehashOption = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -79,7 +84,7 @@ def onboard(
     """Bring a folder of pictures to a trained model, a report and reasons."""
     if submit and runner:
         raise UsageError("--submit and --runner exclude each other. Choose one.")
-    request = _request(folder, workspace, name, backbone, weights, recipe, size, views, rehash)
+    request = _request(folder, workspace, name, backbone, weights, recipe, size, views, rehash, case, strategy)
     from flows import render, render_jobs, steps, submission
 
     if submit:
@@ -104,12 +109,16 @@ def plan(
     weights: WeightsOption = None,
     recipe: RecipeOption = "exact",
     size: SizeOption = None,
+    case: CaseOption = None,
+    strategy: StrategyOption = None,
     rehash: RehashOption = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure a folder of pictures and say what would be done, and why. Trains nothing."""
-    request = _request(folder, workspace, name, backbone, weights, recipe, size, rehash=rehash)
+    request = _request(
+        folder, workspace, name, backbone, weights, recipe, size, rehash=rehash, case=case, strategy=strategy
+    )
     from flows import render, steps
 
     document = steps.plan_only(request)
@@ -301,11 +310,15 @@ def _request(
     size: int | None,
     views: int = 0,
     rehash: bool = False,
+    case: int | None = None,
+    strategy: Strategy | None = None,
 ) -> Any:
     check_backbone(backbone, weights, size)  # answered before anything is read
     from flows.steps import Request
 
-    return Request(folder, str(workspace_root(workspace)), name, backbone, weights, recipe, size, views, rehash)
+    root = str(workspace_root(workspace))
+    by = user_name() if case or strategy else ""
+    return Request(folder, root, name, backbone, weights, recipe, size, views, rehash, case, strategy, by)
 
 
 def _extract_step(runner: str | None) -> Any:

@@ -20,6 +20,7 @@ from flows.settings import workspace_root
 from pipeline.backbones import BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
 from pipeline.errors import CancelledError
 from pipeline.schedule import CHECKPOINT_SECONDS
+from pipeline.types import Strategy
 
 DATASET_NAME = "^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -69,6 +70,20 @@ class OnboardParams(BaseModel):
         le=64,
         title="Augmented views",
         description="Of each training picture, to cache and to train on.",
+    )
+    case: int | None = Field(
+        default=None,
+        ge=1,
+        le=4,
+        title="Case",
+        description="Treat the data as this case, whatever was measured: 1 small and similar, 2 small and different, "
+        "3 large and similar, 4 large and different.",
+    )
+    strategy: Strategy | None = Field(
+        default=None, title="Strategy", description="Do this, whatever the case says. Kept in the plan."
+    )
+    by: str = Field(
+        default="", title="Asked by", description="Who overrides the rule, if anybody does; kept in the plan."
     )
     workspace: str | None = Field(
         default=None, title="Workspace", description="Folder for everything we write; by default the worker's own."

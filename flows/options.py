@@ -49,6 +49,14 @@ RunnerOption = Annotated[
         "Workspace and pictures must be on storage that all workers share.",
     ),
 ]
+CaseOption = Annotated[
+    int | None,
+    typer.Option("--case", min=1, max=4, help="Treat the data as this case, whatever was measured. Kept in the plan."),
+]
+StrategyOption = Annotated[
+    Literal["head-on-top", "head-on-evidence", "fine-tune", "fine-tune-or-scratch"] | None,
+    typer.Option("--strategy", help="Do this, whatever the case says. Kept in the plan."),
+]
 SubmitOption = Annotated[bool, typer.Option("--submit", help="Hand the job to a Prefect server instead.")]
 FolderArgument = Annotated[
     str, typer.Argument(metavar="DIR", help="A folder per class, or train/val/test folders of such.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from pathlib import Path
 
@@ -37,3 +38,11 @@ def prefect_url() -> str | None:
 def visible_gpus() -> str | None:
     """Return what CUDA_VISIBLE_DEVICES says, None where it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def user_name() -> str:
+    """Return who runs this, as the system knows them; it is noted beside what they decide."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return f"user {os.getuid()}"

@@ -26,7 +26,7 @@ from pipeline.engine_files import MOMENTS_FILE
 from pipeline.errors import ConflictError, DamagedError, DataError, UsageError
 from pipeline.fingerprint import fingerprint
 from pipeline.manifest import Picture, build_manifest
-from pipeline.plan import measure_size, plan_case
+from pipeline.plan import NO_WISHES, Wishes, measure_size, plan_case
 from pipeline.record import plan_part
 from pipeline.split import sample_images
 from pipeline.types import (
@@ -41,6 +41,7 @@ from pipeline.types import (
     Progress,
     Rejected,
     Similarity,
+    Strategy,
 )
 from storage.dataset import list_dataset
 from storage.digests import DigestMemory
@@ -73,6 +74,12 @@ class Request:
     size: int | None = None  # pixels, side of the square given to the network; by default its own
     views: int = 0  # augmented views of each training picture that the head trains on, beside the original
     rehash: bool = False  # read every file again instead of trusting size and time
+    case: int | None = None  # 1 to 4, instead of the rule's
+    strategy: Strategy | None = None  # instead of the case's
+    by: str = ""  # who asks; named beside what they chose instead of the rule
+
+    def wishes(self) -> Wishes:
+        return Wishes(self.case, self.strategy, self.by)
 
 
 # ── the whole story ──────────────────────────────────────────────────────────────────────────────
@@ -94,7 +101,7 @@ def onboard(
     def run() -> tuple[DatasetRef, BackboneSpec, Plan, Extracted, ModelRef]:
         dataset = call(scan, request)
         spec = _backbone(request)
-        plan = call(plan_dataset, request.workspace, dataset, spec)
+        plan = call(plan_dataset, request.workspace, dataset, spec, request.wishes())
         extracted = call(extract, request.workspace, dataset, spec, request.views, progress)
         return dataset, spec, plan, extracted, call(train, request.workspace, dataset, spec, plan, extracted)
 
@@ -143,7 +150,7 @@ def plan_only(request: Request) -> dict[str, Any]:
     """Do everything up to the plan, from a sample; returns what `headstart plan --json` prints."""
     with stopwatch.running():
         dataset = scan(request)
-        plan = plan_dataset(request.workspace, dataset, _backbone(request))
+        plan = plan_dataset(request.workspace, dataset, _backbone(request), request.wishes())
         manifest = read_manifest(Workspace.open(request.workspace), dataset.name, dataset.fingerprint)
         seconds = stopwatch.seconds()
     return {
@@ -179,7 +186,7 @@ def scan(request: Request) -> DatasetRef:
         return write_manifest(workspace, manifest, rebind=name is not None)
 
 
-def plan_dataset(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec) -> Plan:
+def plan_dataset(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, wishes: Wishes = NO_WISHES) -> Plan:
     """Measure similarity and size, and decide the case. A sample that was measured before is not run again.
 
     Similarity is measured with the embedded network at its own size, whatever the backbone and the size: the
@@ -204,7 +211,7 @@ def plan_dataset(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec) -
         if whole:
             write_record(workspace, "similarity", key, asdict(similarity))
     size = measure_size([image.label for image in train_images], len(manifest.classes), similarity.verdict)
-    plan = plan_case(similarity, size, spec.name, spec.taps)
+    plan = plan_case(similarity, size, spec.name, spec.taps, wishes)
     if spec.name == yardstick.name:
         return plan
     note = (

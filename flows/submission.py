@@ -11,6 +11,7 @@ from flows.server import FINETUNE, JOB_TAG, ONBOARD, attempt_key, explained, fin
 from flows.settings import prefect_url, workspace_root
 from flows.steps import Request
 from pipeline.errors import HeadstartError, NotFoundError
+from pipeline.plan import FINETUNING
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 HERE_AND_NOW = ", or leave --submit out to run here and now"
 OPTIONS = ("epochs", "layer_decay", "unfreeze_epochs")  # of the command, as the request calls them
-FINETUNED_CASES = (3, 4)  # whose strategy is fine-tuning
 
 
 def submit_onboard(request: Request) -> dict[str, Any]:
@@ -64,11 +64,11 @@ def submit_finetune(request: FinetuneRequest, retry: bool = False) -> dict[str, 
 
 
 def schedule_finetuning(document: dict[str, Any]) -> dict[str, Any]:
-    """Submit the fine-tuning of a dataset that was onboarded as case 3 or 4, and say in the document what came of it.
+    """Submit the fine-tuning of a dataset whose plan asks for it, and say in the document what came of it.
 
     Nothing that goes wrong here is an error: the dataset has its model.
     """
-    if document["case"] not in FINETUNED_CASES:
+    if document["strategy"] not in FINETUNING:
         return document
     from flows.finetuning import FinetuneRequest, find_job
 

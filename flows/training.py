@@ -109,6 +109,7 @@ def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSp
             "views": num_views,
             "taps": list(plan.taps),
             "case": plan.case,
+            "strategy": plan.strategy,
             "version": HEAD_VERSION,
         }
     )

@@ -11,9 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import DataError
+from pipeline.backbones import TOP
+from pipeline.errors import DataError, UsageError
 from pipeline.similarity import DIFFERENT_ABOVE, SIMILAR_BELOW
-from pipeline.types import Plan, Similarity, SimilarityVerdict, Size, Strategy, Tap
+from pipeline.types import (
+    Alternative,
+    Override,
+    Plan,
+    Signal,
+    Similarity,
+    SimilarityVerdict,
+    Size,
+    Strategy,
+    Tap,
+)
 
 # training pictures. Always small: with 47 to 800 a linear head matches fine-tuning or beats it (Kornblith et
 # al. 2019, arXiv:1805.08974). Large: on the 12 photograph sets of SimCLR's Table B.5 (arXiv:2002.05709)
@@ -33,6 +44,18 @@ class Case:
     strategy: Strategy
     textbook: str
 
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What somebody wants instead of what the rule says."""
+
+    case: int | None = None
+    strategy: Strategy | None = None
+    by: str = ""
+
+
+NO_WISHES = Wishes()
+FINETUNING: tuple[Strategy, ...] = ("fine-tune", "fine-tune-or-scratch")  # what trains the whole network
 
 # (large, similar) -> case
 CASES: dict[tuple[bool, bool], Case] = {
@@ -77,14 +100,22 @@ def measure_size(labels: Sequence[int], num_classes: int, verdict: SimilarityVer
     return Size(len(labels), num_classes, smallest, "large" if enough else "small")
 
 
-def plan_case(similarity: Similarity, size: Size, backbone_name: str, taps: tuple[Tap, ...]) -> Plan:
+def plan_case(
+    similarity: Similarity,
+    size: Size,
+    backbone_name: str,
+    taps: tuple[Tap, ...],
+    wishes: Wishes = NO_WISHES,
+) -> Plan:
     """Choose case, strategy and candidate taps.
 
     Parameters
     ----------
     taps
-        All taps of the backbone, the one named "top" among them. Data like the backbone's own read that one,
-        other data all of them, in cases 3 and 4 too: their head is where fine-tuning starts from.
+        All taps of the backbone, the one named "top" among them. A head on top reads that one, any other strategy
+        all of them: the head is where fine-tuning starts from.
+    wishes
+        What somebody wants instead of what the rule says; kept in the plan with the rule's own choice.
 
     Raises
     ------
@@ -96,18 +127,39 @@ def plan_case(similarity: Similarity, size: Size, backbone_name: str, taps: tupl
             "There are no training pictures. Add some, or check how the dataset is split into train and test."
         )
     similar = similarity.verdict == "similar"
-    case = CASES[size.verdict == "large", similar]
-    names = tuple(tap.name for tap in taps if not similar or tap.name == "top")
-    reasons = (_similarity_reason(similarity), _size_reason(size, similarity.verdict), case.textbook)
+    textbook = CASES[size.verdict == "large", similar]
+    case = textbook if wishes.case is None else get_case(wishes.case)
+    strategy = wishes.strategy or case.strategy
+    names = tuple(tap.name for tap in taps if strategy != "head-on-top" or tap.name == TOP)
+    overrides = _overrides(wishes, textbook, case)
+    reasons = (_similarity_reason(similarity), _size_reason(size, similarity.verdict), textbook.textbook)
     return Plan(
         backbone=backbone_name,
         case=case.number,
-        strategy=case.strategy,
+        strategy=strategy,
         taps=names,
         similarity=similarity,
         size=size,
-        reasons=reasons + _head_reasons(case, names),
+        reasons=reasons + tuple(map(_override_reason, overrides)) + _head_reasons(case, strategy, names),
+        textbook=textbook.strategy,
+        signals=_signals(similarity, size),
+        alternatives=_alternatives(strategy, size, similar),
+        overrides=overrides,
     )
+
+
+def get_case(number: int) -> Case:
+    """Look a case up by its number, 1 to 4.
+
+    Raises
+    ------
+    UsageError
+        When there is no such case.
+    """
+    for case in CASES.values():
+        if case.number == number:
+            return case
+    raise UsageError(f"There is no case {number}. Wanted: 1 (small, similar) to 4 (large, different).")
 
 
 def describe_case(number: int) -> str:
@@ -160,11 +212,57 @@ def _size_reason(size: Size, verdict: SimilarityVerdict) -> str:
     )
 
 
-def _head_reasons(case: Case, names: tuple[str, ...]) -> tuple[str, ...]:
-    if case.number in (1, 2):
+def _head_reasons(case: Case, strategy: Strategy, names: tuple[str, ...]) -> tuple[str, ...]:
+    if strategy not in FINETUNING:
         return ()
     taps = "the top tap" if len(names) == 1 else f"up to {len(names)} taps"
     return (
-        f"The strategy of case {case.number} is {case.strategy}; "
+        f"The strategy of case {case.number} is {strategy}; "
         f"a head on {taps} is the model until then and the start of fine-tuning.",
     )
+
+
+def _overrides(wishes: Wishes, textbook: Case, case: Case) -> tuple[Override, ...]:
+    """Note what was wanted instead of what the rule says; a wish that the rule grants anyway is none."""
+    found = []
+    if case is not textbook:
+        found.append(Override("case", str(case.number), str(textbook.number), wishes.by))
+    if wishes.strategy and wishes.strategy != case.strategy:
+        found.append(Override("strategy", wishes.strategy, case.strategy, wishes.by))
+    return tuple(found)
+
+
+def _override_reason(override: Override) -> str:
+    return (
+        f"{override.by or 'Somebody'} chose {override.what} {override.value}; "
+        f"the rule's own choice is {override.instead_of}."
+    )
+
+
+def _signals(similarity: Similarity, size: Size) -> tuple[Signal, ...]:
+    large_from = max(_large_from(similarity.verdict), ALWAYS_SMALL_BELOW)
+    boundary = DIFFERENT_ABOVE if similarity.verdict == "different" else SIMILAR_BELOW
+    return (
+        Signal("D_BN (nats)", similarity.distance, boundary, "similar below, different above"),
+        Signal("training pictures", size.num_train, large_from, "small below, large from it on"),
+        Signal("pictures of the smallest class", size.smallest_class, SMALLEST_CLASS, "small below"),
+    )
+
+
+def _alternatives(strategy: Strategy, size: Size, similar: bool) -> tuple[Alternative, ...]:
+    small = size.verdict == "small"
+    why_not: dict[Strategy, str] = {
+        "head-on-top": "it is tried as one of the taps, and taken if none of the others helps"
+        if not similar
+        else "there is enough data to train more than a classifier",
+        "head-on-evidence": "the top features are made for such data; held-out pictures can overrule that"
+        if small
+        else "it is the model until the whole network is trained, and stays it if that is no better",
+        "fine-tune": f"{size.num_train:,} training pictures are few for all weights of a network"
+        if small
+        else "it is raced by a network from random weights, because the data are different",
+        "fine-tune-or-scratch": f"{size.num_train:,} training pictures are few for a network from random weights"
+        if small
+        else "weights trained on similar data are the better start",
+    }
+    return tuple(Alternative(name, reason) for name, reason in why_not.items() if name != strategy)

@@ -8,7 +8,19 @@ from typing import Any
 
 from pipeline.errors import DamagedError
 from pipeline.similarity import DIFFERENT_ABOVE, SIMILAR_BELOW
-from pipeline.types import BackboneSpec, Head, Manifest, Metrics, Plan, Rejected, Similarity, Size
+from pipeline.types import (
+    Alternative,
+    BackboneSpec,
+    Head,
+    Manifest,
+    Metrics,
+    Override,
+    Plan,
+    Rejected,
+    Signal,
+    Similarity,
+    Size,
+)
 
 FORMAT = "headstart.record"
 VERSION = 1
@@ -38,6 +50,10 @@ def plan_part(plan: Plan) -> dict[str, Any]:
         },
         "size": asdict(plan.size),
         "reasons": list(plan.reasons),
+        "textbook": plan.textbook,
+        "signals": [{**asdict(signal), "margin": signal.margin} for signal in plan.signals],
+        "alternatives": [asdict(alternative) for alternative in plan.alternatives],
+        "overrides": [asdict(override) for override in plan.overrides],
         "plan": {"backbone": plan.backbone, "taps": list(plan.taps)},
     }
 
@@ -60,6 +76,12 @@ def parse_plan(record: Mapping[str, Any]) -> Plan:
             similarity=Similarity(**measured),
             size=Size(**record["size"]),
             reasons=tuple(record["reasons"]),
+            textbook=record["textbook"],
+            signals=tuple(
+                Signal(**{key: value for key, value in row.items() if key != "margin"}) for row in record["signals"]
+            ),
+            alternatives=tuple(Alternative(**row) for row in record["alternatives"]),
+            overrides=tuple(Override(**row) for row in record["overrides"]),
         )
     except (KeyError, TypeError) as error:
         raise DamagedError(f"The record holds no plan: {error}. Onboard the folder again.") from error

@@ -187,6 +187,39 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """A measured number, and the boundary it was held against."""
+
+    name: str
+    value: float
+    threshold: float
+    says: str  # which side of the threshold means what
+
+    @property
+    def margin(self) -> float:
+        """Distance to the boundary, in the signal's own unit; below 0 where the value is below it."""
+        return self.value - self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A strategy that is not taken."""
+
+    strategy: Strategy
+    why_not: str
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What somebody decided instead of the rule."""
+
+    what: Literal["case", "strategy", "backbone"]
+    value: str
+    instead_of: str  # the rule's own choice
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What will be done and why; a value that can be printed, saved and tested."""
 
@@ -197,6 +230,10 @@ class Plan:
     similarity: Similarity
     size: Size
     reasons: tuple[str, ...]
+    textbook: Strategy = "head-on-evidence"  # what the table of the four cases says, whatever came after
+    signals: tuple[Signal, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    overrides: tuple[Override, ...] = ()
 
 
 # ── features, heads, results ─────────────────────────────────────────────────────────────────────

@@ -241,7 +241,8 @@ def test_too_few_pictures_are_told_apart_from_a_bug(place, monkeypatch):
 def as_case_4(monkeypatch):
     from pipeline.record import parse_plan
 
-    monkeypatch.setattr(finetuning, "parse_plan", lambda record: replace(parse_plan(record), case=4))
+    changed = {"case": 4, "strategy": "fine-tune-or-scratch"}
+    monkeypatch.setattr(finetuning, "parse_plan", lambda record: replace(parse_plan(record), **changed))
 
 
 def test_in_case_4_a_network_from_random_weights_races(place, monkeypatch, tiny_network):

@@ -48,7 +48,7 @@ def test_a_large_dataset_is_fine_tuned_by_a_run_of_its_own(prefect_server, tmp_p
 
     from flows.deploy import deploy_all
 
-    document = {"case": 4, "dataset": "pets", "workspace": str(tmp_path), "reasons": []}
+    document = {"strategy": "fine-tune-or-scratch", "dataset": "pets", "workspace": str(tmp_path), "reasons": []}
     monkeypatch.setattr(steps, "onboard", lambda request, progress, call: dict(document))
     monkeypatch.setattr(finetuning, "find_job", lambda request: SimpleNamespace(id="ab" * 8, outcome=None))
     monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())

@@ -11,6 +11,7 @@ from flows.finetuning import FinetuneRequest
 from flows.server import find_runs
 from flows.submission import schedule_finetuning, submit_finetune, submit_onboard
 from pipeline.errors import ConflictError, NotFoundError, ServerUnreachableError
+from pipeline.plan import FINETUNING
 from storage.jobs import running
 from storage.workspace import Workspace
 from tests.conftest import ROOT
@@ -36,8 +37,8 @@ def job(monkeypatch, request):
     return planned
 
 
-def onboarded(workspace, case=3):
-    return {"case": case, "dataset": "pets", "workspace": str(workspace)}
+def onboarded(workspace, strategy="fine-tune"):
+    return {"strategy": strategy, "dataset": "pets", "workspace": str(workspace)}
 
 
 def a_request(workspace, **changed):
@@ -47,15 +48,15 @@ def a_request(workspace, **changed):
 # ── without a server ─────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("case", [1, 2])
-def test_a_small_dataset_schedules_nothing(workspace, case):
-    assert schedule_finetuning(onboarded(workspace, case)) == onboarded(workspace, case)
+@pytest.mark.parametrize("strategy", ["head-on-top", "head-on-evidence"])
+def test_a_head_schedules_nothing(workspace, strategy):
+    assert schedule_finetuning(onboarded(workspace, strategy)) == onboarded(workspace, strategy)
 
 
-@pytest.mark.parametrize("case", [3, 4])
-def test_without_a_server_onboarding_says_how_to_fine_tune_here(workspace, job, case, monkeypatch):
+@pytest.mark.parametrize("strategy", FINETUNING)
+def test_without_a_server_onboarding_says_how_to_fine_tune_here(workspace, job, strategy, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    part = schedule_finetuning(onboarded(workspace, case))["finetune"]
+    part = schedule_finetuning(onboarded(workspace, strategy))["finetune"]
     assert (part["job"], part["state"]) == (job.id, "not scheduled")
     assert "PREFECT_API_URL" in part["reason"]
     assert part["next"] == f"headstart finetune pets --workspace {workspace}"
