@@ -23,7 +23,7 @@ from flows.finetuning import (
 from flows.steps import SCHEMA_VERSION
 from flows.stopwatch import stage
 from pipeline.fingerprint import fingerprint
-from pipeline.schedule import CHECKPOINT_SECONDS
+from pipeline.schedule import AUDIT_EPOCHS, CHECKPOINT_SECONDS
 from pipeline.types import Progress
 from storage.jobs import Job, find_outcome, running
 from storage.manifests import read_manifest
@@ -33,7 +33,6 @@ from storage.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 AUDIT_VERSION = 1  # raised when a change of ours gives other results for the same request
-BUDGET_EPOCHS = 6  # of fine-tuning; the network from random weights gets as many multiply-adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class AuditRequest:
 
     name: str  # of the model, which is that of its dataset
     workspace: str
-    epochs: int = BUDGET_EPOCHS  # of fine-tuning: the budget of every strategy that trains a whole network
+    epochs: int = AUDIT_EPOCHS  # of fine-tuning: the budget of every strategy that trains a whole network
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 

@@ -10,7 +10,7 @@ import typer
 from flows.options import JsonOption, SubmitOption, WorkspaceOption
 from flows.settings import workspace_root
 from pipeline.errors import GateError, UsageError
-from pipeline.schedule import CHECKPOINT_SECONDS
+from pipeline.schedule import AUDIT_EPOCHS, CHECKPOINT_SECONDS
 
 jobs_app = typer.Typer(help="List the fine-tuning jobs of the workspace, or stop one.", invoke_without_command=True)
 
@@ -18,6 +18,7 @@ jobs_app = typer.Typer(help="List the fine-tuning jobs of the workspace, or stop
 def add_to(app: typer.Typer) -> None:
     """Give the command line its commands."""
     app.command()(finetune)
+    app.command()(audit)
     app.add_typer(jobs_app, name="jobs")
     app.command()(deploy)
 
@@ -76,6 +77,33 @@ def finetune(
     render.json_object(document) if json else render_jobs.finetuned(document)
     if must_pass and not document["gate"]["passed"]:
         raise GateError(f"{document['gate']['reason']} The head stays the model.")
+
+
+def audit(
+    name: Annotated[str, typer.Argument(help="Of the model, which is that of its dataset.")],
+    epochs: Annotated[
+        int,
+        typer.Option(
+            "--epochs",
+            min=1,
+            help="The budget: so many passes of fine-tuning, and as many multiply-adds for a network from scratch.",
+        ),
+    ] = AUDIT_EPOCHS,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Run the strategies that the plan rejected, and say what the choice cost in accuracy and saved in compute."""
+    from flows import audit as audits
+    from flows import render, render_jobs
+    from flows.curve import describe_epoch
+
+    document = audits.audit(
+        audits.AuditRequest(name, str(workspace_root(workspace)), epochs),
+        render.progress(),
+        log=lambda line: print(line, file=sys.stderr, flush=True),
+        on_epoch=lambda row: print(describe_epoch(row), file=sys.stderr, flush=True),
+    )
+    render.json_object(document) if json else render_jobs.audited(document)
 
 
 @jobs_app.callback()

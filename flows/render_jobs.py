@@ -42,6 +42,36 @@ def finetuned(document: Mapping[str, Any]) -> None:
     say(_verdict(gate["passed"], model), style="bold")
 
 
+def audited(document: Mapping[str, Any]) -> None:
+    """Print what every strategy reached, and what the plan's choice cost and saved."""
+    rows = []
+    for row in document["strategies"]:
+        regret = document["constant_policies"][row["strategy"]]
+        rows.append(
+            {
+                "strategy": row["strategy"],
+                "accuracy": f"{row['accuracy']:.3f}",
+                "below the best (points)": f"{regret['naive_points']:.1f}",
+                "multiply-adds": f"{row['multiply_adds']:.2g}",
+                "seconds": f"{row['seconds']:,.0f}",
+                "": "delivered" if row["strategy"] == document["delivered"] else "",
+            }
+        )
+    table(f"strategies on {document['num_test']:,} {document['test_split']} pictures", rows)
+    regret, compute = document["regret"], document["compute"]
+    say(document["gate"]["reason"])
+    say(
+        f"the plan chose {document['chosen']} and delivers {regret['chosen']}: regret {regret['points']:+.1f} points "
+        f"by split halves, {regret['naive_points']:.1f} ± {regret['standard_error']:.1f} against {regret['best']}, "
+        "the best on the same pictures",
+        style="bold",
+    )
+    say(
+        f"it spent {compute['share_of_finetuning']:.0%} of the multiply-adds of fine-tuning, "
+        f"{compute['share_of_everything']:.0%} of trying everything (budget: {document['budget_epochs']} epochs)"
+    )
+
+
 def jobs(document: Mapping[str, Any]) -> None:
     """Print a row for each fine-tuning job."""
     rows = []

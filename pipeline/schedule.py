@@ -14,6 +14,7 @@ LARGE_FROM = 500_000
 UNEVEN = 1.5  # classes count by weight where the largest has so many times the pictures of the smallest
 SMALLEST_BATCH = 8
 CHECKPOINT_SECONDS = 120.0  # between checkpoints: what a kill costs at most
+AUDIT_EPOCHS = 6  # of fine-tuning in an audit, half the usual
 MIRROR_TOLERANCE = 0.02  # of accuracy: what the head may lose on mirrored pictures for them to be trained on
 
 

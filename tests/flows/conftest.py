@@ -68,3 +68,30 @@ def prefect_server(tmp_path_factory):
             temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
         ):
             yield
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A dataset of 3 classes of 12 pictures, onboarded at 64 pixels: to be copied."""
+    from flows import steps
+
+    root = tmp_path_factory.mktemp("small")
+    folder, workspace = factories.write_dataset(root / "shapes", per_class=12), root / "workspace"
+    factories.age(folder)
+    document = steps.onboard(steps.Request(str(folder), str(workspace), size=64))
+    return SimpleNamespace(folder=folder, workspace=workspace, document=document)
+
+
+@pytest.fixture
+def place(small, tmp_path):
+    shutil.copytree(small.workspace, tmp_path / "workspace")
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def tiny_network(monkeypatch):
+    """A network that is built in a moment, where it is the job that is tested and not what it trains."""
+    from pipeline.scratch import build_scratch
+
+    monkeypatch.setattr("flows.arms.build_finetuned", lambda spec, head, schedule: build_scratch(64, 3))
+    monkeypatch.setattr("flows.arms.build_deliverable", lambda spec, head: build_scratch(64, 3))

@@ -22,35 +22,10 @@ pytestmark = pytest.mark.heavy
 PASSED = Gate(4, 0.5, 0.75, 1, 0, 0.25, 0.2, True, "It is better.")
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A dataset of 3 classes of 12 pictures, onboarded at 64 pixels: to be copied."""
-    root = tmp_path_factory.mktemp("small")
-    folder, workspace = factories.write_dataset(root / "shapes", per_class=12), root / "workspace"
-    factories.age(folder)
-    document = steps.onboard(steps.Request(str(folder), str(workspace), size=64))
-    return SimpleNamespace(folder=folder, workspace=workspace, document=document)
-
-
-@pytest.fixture
-def place(small, tmp_path):
-    shutil.copytree(small.workspace, tmp_path / "workspace")
-    return tmp_path / "workspace"
-
-
 @pytest.fixture
 def always_passes(monkeypatch):
     """The head is right on every one of these pictures, so that nothing can beat it."""
     monkeypatch.setattr("flows.arms.compare", lambda labels, head, model: PASSED)
-
-
-@pytest.fixture
-def tiny_network(monkeypatch):
-    """A network that is built in a moment, where it is the job that is tested and not what it trains."""
-    from pipeline.scratch import build_scratch
-
-    monkeypatch.setattr("flows.arms.build_finetuned", lambda spec, head, schedule: build_scratch(64, 3))
-    monkeypatch.setattr("flows.arms.build_deliverable", lambda spec, head: build_scratch(64, 3))
 
 
 @pytest.fixture(autouse=True)
