@@ -3,7 +3,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +13,6 @@ from pipeline.gate import Gate
 from storage.jobs import get_job, list_jobs, running
 from storage.models import get_model, list_models
 from storage.workspace import Workspace
-from tests import factories
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.heavy
