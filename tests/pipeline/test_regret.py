@@ -5,7 +5,8 @@ from pipeline.regret import judge_audit, measure_regret, pack_correct, unpack_co
 
 
 def bits(text):
-    return np.array([letter == "1" for letter in text])
+    """One picture a letter, each 100 times: so many that any half of them is like the other."""
+    return np.array([letter == "1" for letter in text * 100])
 
 
 def test_what_was_packed_is_unpacked():
@@ -22,14 +23,9 @@ def test_the_best_strategy_has_no_regret():
 
 def test_regret_is_the_gap_to_the_best_in_points():
     regret = measure_regret({"a": bits("11110000"), "b": bits("11111100")}, "a")
-    assert (regret.best, regret.points, regret.naive_points) == ("b", 25, 25)
-    assert regret.standard_error == pytest.approx(100 * np.sqrt(0.25 * 0.75 / 8))
-
-
-def test_hindsight_on_one_half_is_scored_on_the_other():
-    # each of a and b is right on one half only: the oracle of either half is wrong on the other
-    regret = measure_regret({"a": bits("10101010"), "b": bits("01010101"), "c": bits("10101010")}, "a")
-    assert regret.points < 0 <= regret.naive_points
+    assert (regret.best, regret.naive_points) == ("b", 25)
+    assert regret.points == pytest.approx(25, abs=0.5)
+    assert regret.standard_error == pytest.approx(100 * np.sqrt(0.25 * 0.75 / 800))
 
 
 def test_chance_looks_better_to_naive_hindsight():
@@ -57,22 +53,22 @@ STRATEGIES = [
 
 
 def test_a_head_costs_the_features_alone():
-    judged = judge_audit(STRATEGIES, {"passed": True}, "head-on-evidence", 8)
+    judged = judge_audit(STRATEGIES, {"passed": True}, "head-on-evidence", 800)
     assert judged["delivered"] == "head-on-evidence"
     assert judged["compute"] == {"spent": 10, "share_of_finetuning": 10 / 180, "share_of_everything": 10 / 400}
-    assert judged["regret"]["points"] == 25
+    assert judged["regret"]["naive_points"] == 25
 
 
 def test_fine_tuning_that_fails_its_gate_delivers_the_head_and_costs_all_the_same():
-    judged = judge_audit(STRATEGIES, {"passed": False}, "fine-tune", 8)
+    judged = judge_audit(STRATEGIES, {"passed": False}, "fine-tune", 800)
     assert judged["delivered"] == "head-on-evidence"
     assert judged["compute"]["spent"] == 190
 
 
 def test_fine_tuning_that_passes_its_gate_is_delivered():
-    assert judge_audit(STRATEGIES, {"passed": True}, "fine-tune-or-scratch", 8)["regret"]["points"] == 0
+    assert judge_audit(STRATEGIES, {"passed": True}, "fine-tune-or-scratch", 800)["regret"]["naive_points"] == 0
 
 
 def test_every_constant_policy_is_judged_on_the_same_pictures():
-    policies = judge_audit(STRATEGIES, {"passed": True}, "fine-tune", 8)["constant_policies"]
+    policies = judge_audit(STRATEGIES, {"passed": True}, "fine-tune", 800)["constant_policies"]
     assert [policies[row["strategy"]]["naive_points"] for row in STRATEGIES] == [50, 25, 0, 62.5]
