@@ -121,6 +121,7 @@ def _outcome(
         "job": job_plan.id,
         "dataset": job_plan.asked["dataset"],
         "case": record["case"],
+        "textbook": record["textbook"],
         "chosen": record["strategy"],
         "signals": {
             "backbone": record["backbone"]["name"],

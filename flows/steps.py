@@ -27,7 +27,7 @@ from pipeline.errors import ConflictError, DamagedError, DataError, UsageError
 from pipeline.fingerprint import fingerprint
 from pipeline.manifest import Picture, build_manifest
 from pipeline.plan import NO_WISHES, Wishes, measure_size, plan_case
-from pipeline.record import plan_part
+from pipeline.record import parse_plan, plan_part
 from pipeline.split import sample_images
 from pipeline.types import (
     DECODERS,
@@ -98,22 +98,22 @@ def onboard(
     Returns the document that `headstart onboard --json` prints.
     """
 
-    def run() -> tuple[DatasetRef, BackboneSpec, Plan, Extracted, ModelRef]:
+    def run() -> tuple[DatasetRef, BackboneSpec, Extracted, ModelRef]:
         dataset = call(scan, request)
         spec = _backbone(request)
         plan = call(plan_dataset, request.workspace, dataset, spec, request.wishes())
         extracted = call(extract, request.workspace, dataset, spec, request.views, progress)
-        return dataset, spec, plan, extracted, call(train, request.workspace, dataset, spec, plan, extracted)
+        return dataset, spec, extracted, call(train, request.workspace, dataset, spec, plan, extracted)
 
     with stopwatch.running():
         try:
-            dataset, spec, plan, extracted, model = run()
+            dataset, spec, extracted, model = run()
         except DamagedError as error:
             # what was damaged is set aside by now, so that another round computes just those rows
             log.warning("%s Going on without what is damaged.", error)
-            dataset, spec, plan, extracted, model = run()
+            dataset, spec, extracted, model = run()
         seconds = stopwatch.seconds()
-    return _onboarded(request, dataset, spec, plan, extracted, model, seconds)
+    return _onboarded(request, dataset, spec, extracted, model, seconds)
 
 
 def extract_only(
@@ -283,11 +283,11 @@ def _onboarded(
     request: Request,
     dataset: DatasetRef,
     spec: BackboneSpec,
-    plan: Plan,
     extracted: Extracted,
     model: ModelRef,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
+    plan = parse_plan(model.record)  # as it is once the head is there
     metrics = {key: value for key, value in model.record["metrics"].items() if key not in ("per_class", "confusion")}
     return {
         "schema_version": SCHEMA_VERSION,

@@ -16,6 +16,7 @@ from flows.stopwatch import stage
 from pipeline.augment import ORIGINAL, view_names
 from pipeline.errors import DataError
 from pipeline.fingerprint import fingerprint
+from pipeline.reconsider import reconsider
 from pipeline.record import build_record
 from pipeline.split import sample_images
 from pipeline.types import BackboneSpec, Image, Manifest, ModelRef, Plan, Split
@@ -53,6 +54,7 @@ def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Pl
         labels = labels_of(fit_on) * len(views)
         groups = [*range(len(fit_on))] * len(views) if extracted.num_views else None
         head = fit_head(features, taps, labels, len(manifest.classes), groups)
+        plan = reconsider(plan, head)
     with stage("evaluate"):
         tested = read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
         probabilities = head_probabilities(head, tested)
@@ -110,6 +112,7 @@ def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSp
             "taps": list(plan.taps),
             "case": plan.case,
             "strategy": plan.strategy,
+            "wished": [[change.what, change.value] for change in plan.changes],
             "version": HEAD_VERSION,
         }
     )

@@ -16,7 +16,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.similarity import DIFFERENT_ABOVE, SIMILAR_BELOW
 from pipeline.types import (
     Alternative,
-    Override,
+    Change,
     Plan,
     Signal,
     Similarity,
@@ -55,6 +55,7 @@ class Wishes:
 
 
 NO_WISHES = Wishes()
+EVIDENCE = "evidence"  # who changed a plan, where nobody did
 FINETUNING: tuple[Strategy, ...] = ("fine-tune", "fine-tune-or-scratch")  # what trains the whole network
 
 # (large, similar) -> case
@@ -112,8 +113,8 @@ def plan_case(
     Parameters
     ----------
     taps
-        All taps of the backbone, the one named "top" among them. A head on top reads that one, any other strategy
-        all of them: the head is where fine-tuning starts from.
+        All taps of the backbone, the one named "top" among them. All are candidates, in case 1 too: held-out pictures
+        tell whether the top tap is enough. Only who asks for a head on top gets no other.
     wishes
         What somebody wants instead of what the rule says; kept in the plan with the rule's own choice.
 
@@ -130,8 +131,8 @@ def plan_case(
     textbook = CASES[size.verdict == "large", similar]
     case = textbook if wishes.case is None else get_case(wishes.case)
     strategy = wishes.strategy or case.strategy
-    names = tuple(tap.name for tap in taps if strategy != "head-on-top" or tap.name == TOP)
-    overrides = _overrides(wishes, textbook, case)
+    names = tuple(tap.name for tap in taps if wishes.strategy != "head-on-top" or tap.name == TOP)
+    changes = _wished_changes(wishes, textbook, case)
     reasons = (_similarity_reason(similarity), _size_reason(size, similarity.verdict), textbook.textbook)
     return Plan(
         backbone=backbone_name,
@@ -140,11 +141,11 @@ def plan_case(
         taps=names,
         similarity=similarity,
         size=size,
-        reasons=reasons + tuple(map(_override_reason, overrides)) + _head_reasons(case, strategy, names),
+        reasons=reasons + tuple(map(describe_change, changes)) + _head_reasons(case, strategy, names),
         textbook=textbook.strategy,
         signals=_signals(similarity, size),
         alternatives=_alternatives(strategy, size, similar),
-        overrides=overrides,
+        changes=changes,
     )
 
 
@@ -160,6 +161,14 @@ def get_case(number: int) -> Case:
         if case.number == number:
             return case
     raise UsageError(f"There is no case {number}. Wanted: 1 (small, similar) to 4 (large, different).")
+
+
+def describe_change(change: Change) -> str:
+    """Say what was decided instead of what, by whom and why."""
+    why = f": {change.why}" if change.why else ""
+    who = change.by[:1].upper() + change.by[1:] if change.by == EVIDENCE else change.by or "Somebody"
+    instead = "as the rule does" if change.value == change.instead_of else f"instead of {change.instead_of}"
+    return f"{who} chose {change.what} {change.value} {instead}{why}."
 
 
 def describe_case(number: int) -> str:
@@ -222,21 +231,14 @@ def _head_reasons(case: Case, strategy: Strategy, names: tuple[str, ...]) -> tup
     )
 
 
-def _overrides(wishes: Wishes, textbook: Case, case: Case) -> tuple[Override, ...]:
-    """Note what was wanted instead of what the rule says; a wish that the rule grants anyway is none."""
+def _wished_changes(wishes: Wishes, textbook: Case, case: Case) -> tuple[Change, ...]:
+    """Note what was wanted; a strategy also where the rule says the same, because evidence may not change it then."""
     found = []
     if case is not textbook:
-        found.append(Override("case", str(case.number), str(textbook.number), wishes.by))
-    if wishes.strategy and wishes.strategy != case.strategy:
-        found.append(Override("strategy", wishes.strategy, case.strategy, wishes.by))
+        found.append(Change("case", str(case.number), str(textbook.number), wishes.by))
+    if wishes.strategy:
+        found.append(Change("strategy", wishes.strategy, case.strategy, wishes.by))
     return tuple(found)
-
-
-def _override_reason(override: Override) -> str:
-    return (
-        f"{override.by or 'Somebody'} chose {override.what} {override.value}; "
-        f"the rule's own choice is {override.instead_of}."
-    )
 
 
 def _signals(similarity: Similarity, size: Size) -> tuple[Signal, ...]:

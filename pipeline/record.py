@@ -11,10 +11,10 @@ from pipeline.similarity import DIFFERENT_ABOVE, SIMILAR_BELOW
 from pipeline.types import (
     Alternative,
     BackboneSpec,
+    Change,
     Head,
     Manifest,
     Metrics,
-    Override,
     Plan,
     Rejected,
     Signal,
@@ -53,7 +53,7 @@ def plan_part(plan: Plan) -> dict[str, Any]:
         "textbook": plan.textbook,
         "signals": [{**asdict(signal), "margin": signal.margin} for signal in plan.signals],
         "alternatives": [asdict(alternative) for alternative in plan.alternatives],
-        "overrides": [asdict(override) for override in plan.overrides],
+        "changes": [asdict(change) for change in plan.changes],
         "plan": {"backbone": plan.backbone, "taps": list(plan.taps)},
     }
 
@@ -81,7 +81,7 @@ def parse_plan(record: Mapping[str, Any]) -> Plan:
                 Signal(**{key: value for key, value in row.items() if key != "margin"}) for row in record["signals"]
             ),
             alternatives=tuple(Alternative(**row) for row in record["alternatives"]),
-            overrides=tuple(Override(**row) for row in record["overrides"]),
+            changes=tuple(Change(**row) for row in record["changes"]),
         )
     except (KeyError, TypeError) as error:
         raise DamagedError(f"The record holds no plan: {error}. Onboard the folder again.") from error

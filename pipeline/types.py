@@ -210,13 +210,14 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
-class Override:
-    """What somebody decided instead of the rule."""
+class Change:
+    """What was decided instead of what the rule says: by somebody, or by evidence that came later."""
 
     what: Literal["case", "strategy", "backbone"]
     value: str
-    instead_of: str  # the rule's own choice
-    by: str
+    instead_of: str
+    by: str  # who asked for it, or "evidence"
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +234,7 @@ class Plan:
     textbook: Strategy = "head-on-evidence"  # what the table of the four cases says, whatever came after
     signals: tuple[Signal, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
-    overrides: tuple[Override, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 # ── features, heads, results ─────────────────────────────────────────────────────────────────────

@@ -19,10 +19,15 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image as Pillow
+
+from pipeline.plan import FINETUNING, LARGE_FROM_DIFFERENT
+from pipeline.regret import Regret, delivered_strategy, measure_regret, unpack_correct
 
 NUM_TEST = 600
 
@@ -121,15 +126,93 @@ def cell(arguments: argparse.Namespace) -> None:
 
 # ── the table ────────────────────────────────────────────────────────────────────────────────────
 
+GATED = "fine-tune, gated"  # costs fine-tuning, delivers the better one on validation pictures
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a policy came to in one cell."""
+
+    regret: Regret
+    share: float  # of the multiply-adds of fine-tuning always
+    spent: float  # multiply-adds
+
+
+def outcome(audit: dict[str, Any], policy: str) -> Outcome:
+    """Score a policy's choice in a cell: a strategy, or GATED."""
+    correct = {row["strategy"]: unpack_correct(row["correct"], audit["num_test"]) for row in audit["strategies"]}
+    cost = {row["strategy"]: row["multiply_adds"] for row in audit["strategies"]}
+    features = cost["head-on-evidence"]
+    if policy == GATED:
+        regret = measure_regret(correct, delivered_strategy("fine-tune", audit["gate"]["passed"]))
+        spent = features + cost["fine-tune"]
+    else:
+        regret, spent = measure_regret(correct, policy), cost[policy]
+    return Outcome(regret, spent / cost["fine-tune"], spent)
+
+
+def by_size(audit: dict[str, Any]) -> str:
+    return GATED if audit["signals"]["num_train"] >= LARGE_FROM_DIFFERENT else "head-on-evidence"
+
+
+def by_similarity(audit: dict[str, Any]) -> str:
+    return "head-on-top" if audit["signals"]["similar"] else GATED
+
+
+def by_the_textbook(audit: dict[str, Any]) -> str:
+    """The table of the four cases, its thresholds ours."""
+    textbook = audit["textbook"]
+    return GATED if textbook in FINETUNING else textbook
+
+
+def by_the_rule(audit: dict[str, Any]) -> str:
+    """What headstart does: the case, and what evidence changes about it."""
+    return GATED if audit["chosen"] in FINETUNING else "head-on-evidence"
+
+
+POLICIES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "headstart's rule": by_the_rule,
+    "textbook, fixed thresholds": by_the_textbook,
+    "size only": by_size,
+    "similarity only": by_similarity,
+    "always the top tap": lambda audit: "head-on-top",
+    "always the evidence head": lambda audit: "head-on-evidence",
+    "always fine-tune": lambda audit: "fine-tune",
+    "always fine-tune, gated": lambda audit: GATED,
+    "always from scratch": lambda audit: "scratch",
+}
+
+
+def read_cells(out: Path) -> list[dict[str, Any]]:
+    """Read every cell of a study, smallest first within its dataset."""
+    cells = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    return sorted(cells, key=lambda cell: (cell["dataset"], cell["audit"]["signals"]["num_train"], cell["seed"]))
+
 
 def table(arguments: argparse.Namespace) -> None:
-    """Print accuracy of every strategy in every cell, and the regret of every policy."""
-    cells = [json.loads(path.read_text()) for path in sorted(Path(arguments.out).glob("*.json"))]
-    by_dataset = defaultdict(list)
-    for one in cells:
-        by_dataset[one["dataset"]].append(one["audit"])
-        rows = "  ".join(f"{row['accuracy']:.3f}" for row in one["audit"]["strategies"])
-        print(f"{one['audit']['dataset']:<34} {rows}")
+    """Print the accuracy of every strategy in every cell, then the regret of every policy, as Markdown."""
+    cells = read_cells(Path(arguments.out))
+    names = [row["strategy"] for row in cells[0]["audit"]["strategies"]]
+    print("| dataset | pictures | D_BN |", " | ".join(names), "| gate |")
+    print("|---|---|---|", "---|" * (len(names) + 1), sep="")
+    for cell in cells:
+        audit, signals = cell["audit"], cell["audit"]["signals"]
+        rates = " | ".join(f"{row['accuracy']:.3f}" for row in audit["strategies"])
+        gate = "passed" if audit["gate"]["passed"] else "held"
+        print(f"| {cell['dataset']} | {signals['num_train']:,} | {signals['distance']:.3f} | {rates} | {gate} |")
+    print()
+    print("| policy | mean regret | worst | cells within 1 point | mean share of fine-tuning's compute | of the sum |")
+    print("|---|---|---|---|---|---|")
+    total = sum(outcome(cell["audit"], "fine-tune").spent for cell in cells)
+    for name, policy in POLICIES.items():
+        found = [outcome(cell["audit"], policy(cell["audit"])) for cell in cells]
+        points = [one.regret.points for one in found]
+        within = sum(point <= 1 for point in points) / len(points)
+        share = sum(one.share for one in found) / len(found)
+        print(
+            f"| {name} | {sum(points) / len(points):.2f} | {max(points):.1f} | {within:.0%} | {share:.0%} | "
+            f"{sum(one.spent for one in found) / total:.0%} |"
+        )
 
 
 def main() -> None:

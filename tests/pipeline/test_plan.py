@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.errors import DataError, UsageError
 from pipeline.plan import CASES, NO_WISHES, Wishes, measure_size, plan_case
-from pipeline.types import Override, Similarity, Size, Tap
+from pipeline.types import Change, Similarity, Size, Tap
 
 TAPS = (
     Tap("stage5_gap", "block5", "gap", 112, 0),
@@ -54,7 +54,7 @@ def test_a_class_without_pictures_is_the_smallest():
 @pytest.mark.parametrize(
     ("similarity", "size", "case", "strategy", "taps"),
     [
-        ("similar", "small", 1, "head-on-top", ("top",)),
+        ("similar", "small", 1, "head-on-top", ("stage5_gap", "stage5_grid", "top")),
         ("different", "small", 2, "head-on-evidence", ("stage5_gap", "stage5_grid", "top")),
         ("similar", "large", 3, "fine-tune", ("stage5_gap", "stage5_grid", "top")),
         ("different", "large", 4, "fine-tune-or-scratch", ("stage5_gap", "stage5_grid", "top")),
@@ -127,18 +127,21 @@ def test_the_same_input_gives_the_same_plan():
 def test_a_case_can_be_chosen_and_the_plan_says_by_whom():
     plan = a_plan("similar", "small", wishes=Wishes(case=4, by="ada"))
     assert (plan.case, plan.strategy, plan.textbook) == (4, "fine-tune-or-scratch", "head-on-top")
-    assert plan.overrides == (Override("case", "4", "1", "ada"),)
-    assert "ada chose case 4; the rule's own choice is 1." in plan.reasons
+    assert plan.changes == (Change("case", "4", "1", "ada"),)
+    assert "ada chose case 4 instead of 1." in plan.reasons
 
 
 def test_a_strategy_can_be_chosen_within_the_case():
     plan = a_plan("different", "small", wishes=Wishes(strategy="head-on-top", by="ada"))
     assert (plan.case, plan.strategy, plan.taps) == (2, "head-on-top", ("top",))
-    assert plan.overrides == (Override("strategy", "head-on-top", "head-on-evidence", "ada"),)
+    assert plan.changes == (Change("strategy", "head-on-top", "head-on-evidence", "ada"),)
 
 
-def test_a_wish_that_the_rule_grants_anyway_is_no_override():
-    assert a_plan("similar", "small", wishes=Wishes(case=1, strategy="head-on-top")) == a_plan("similar", "small")
+def test_a_wish_that_the_rule_grants_anyway_is_kept_for_a_strategy_alone():
+    assert a_plan("similar", "small", wishes=Wishes(case=1, by="ada")) == a_plan("similar", "small")
+    plan = a_plan("similar", "small", wishes=Wishes(strategy="head-on-top", by="ada"))
+    assert plan.taps == ("top",)  # no other one is even looked at
+    assert "ada chose strategy head-on-top as the rule does." in plan.reasons
 
 
 def test_an_unknown_case_is_refused():

@@ -1,0 +1,70 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.plan import Wishes, plan_case
+from pipeline.reconsider import LEAST_GAIN, MOST_REMOVED, reconsider
+from pipeline.types import Head, HeadTap, Similarity, Size, Tap
+
+TAPS = (Tap("stage5_grid", "block5", "grid", 1008, 0), Tap("top", "top_activation", "gap", 1280, 1))
+DISTANCES = {"similar": 0.029, "different": 0.286}
+
+
+def a_plan(similarity="similar", size="small", **wishes):
+    measured = Similarity(DISTANCES[similarity], 0.01, 0.02, 0.03, 160, similarity)
+    num_train = 6_000 if size == "large" else 1_000
+    return plan_case(measured, Size(num_train, 10, 100, size), "a_backbone", TAPS, Wishes(**wishes))
+
+
+def a_head(*names, loo_error=0.1):
+    taps = [HeadTap(name, "gap", np.zeros((2, 2)), np.zeros(2), 1.0, 0.0, loo_error) for name in names]
+    return Head(tuple(taps), 1.0, loo_error, 0.3)
+
+
+def test_a_top_tap_that_is_enough_stays_the_head():
+    plan = reconsider(a_plan(), a_head("top"))
+    assert (plan.strategy, plan.changes) == ("head-on-top", ())
+
+
+def test_similar_data_whose_other_taps_help_get_a_head_on_evidence():
+    plan = reconsider(a_plan(), a_head("stage5_grid", "top"))
+    assert (plan.case, plan.strategy, plan.textbook) == (1, "head-on-evidence", "head-on-top")
+    assert plan.reasons[-1] == (
+        "Evidence chose strategy head-on-evidence instead of head-on-top: by leave-one-out error stage5_grid earned a "
+        "place in the head."
+    )
+    assert {item.strategy for item in plan.alternatives} == {"head-on-top", "fine-tune", "fine-tune-or-scratch"}
+
+
+@pytest.mark.parametrize("similarity", DISTANCES)
+def test_a_network_is_not_trained_for_less_than_a_point(similarity):
+    enough = LEAST_GAIN / MOST_REMOVED
+    plan = reconsider(a_plan(similarity, "large"), a_head("top", loo_error=0.9 * enough))
+    assert plan.strategy == "head-on-top"
+    assert "can gain 0.9% at most" in plan.reasons[-1]
+    assert plan.changes[-1].by == "evidence"
+    still = a_plan(similarity, "large")
+    assert reconsider(still, a_head("top", loo_error=1.1 * enough)).strategy == still.strategy
+
+
+@pytest.mark.parametrize("wish", [{"strategy": "head-on-top"}, {"strategy": "fine-tune"}])
+def test_a_wish_is_not_overruled_by_evidence(wish):
+    plan = a_plan("different", "small", by="ada", **wish)
+    after = reconsider(plan, a_head("stage5_grid", loo_error=0.001))
+    assert (after.strategy, after.changes) == (plan.strategy, plan.changes)
+
+
+def test_a_chosen_case_is_refined_by_evidence_like_any_other():
+    plan = reconsider(a_plan("similar", "small", case=3, by="ada"), a_head("top", loo_error=0.001))
+    assert [(change.what, change.by) for change in plan.changes] == [("case", "ada"), ("strategy", "evidence")]
+
+
+def test_the_gain_is_a_signal_with_its_margin():
+    signal = reconsider(a_plan(), a_head("top", loo_error=0.1)).signals[-1]
+    assert signal.margin == pytest.approx(0.1 * MOST_REMOVED - LEAST_GAIN)
+
+
+def test_the_same_head_gives_the_same_plan():
+    plan = a_plan("different", "large")
+    assert reconsider(plan, a_head("top")) == reconsider(replace(plan), a_head("top"))
