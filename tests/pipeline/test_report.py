@@ -24,6 +24,12 @@ def a_record(num_classes=3, num_rejected=1):
         "case": 2,
         "strategy": "head-on-evidence",
         "reasons": ["Different: D_BN 0.286 over 160 pictures is above 0.09, by 0.196."],
+        "textbook": "head-on-evidence",
+        "signals": [
+            {"name": "training pictures", "value": 1000, "threshold": 2000, "says": "small below", "margin": -1000}
+        ],
+        "alternatives": [{"strategy": "fine-tune", "why_not": "1,000 training pictures are few"}],
+        "changes": [],
         "similarity": {
             "distance": 0.286,
             "early": 0.3,
@@ -203,3 +209,12 @@ def test_the_page_says_how_to_use_the_model():
     page = render_report(a_record())
     assert "    headstart predict flowers PATH\n" in page
     assert "    keras.models.load_model('/models/flowers/3/model.keras')\n" in page
+
+
+def test_the_decision_shows_every_signal_with_its_boundary_and_what_was_not_taken():
+    page = render_report(a_record())
+    assert "| training pictures | 1,000 | 2,000 | -1,000 | small below |" in page
+    assert "- fine-tune: 1,000 training pictures are few." in page
+    assert "The textbook's table says head-on-evidence, and so it is." in page
+    changed = render_report(a_record() | {"strategy": "fine-tune"})
+    assert "The textbook's table says head-on-evidence; the strategy is fine-tune." in changed
