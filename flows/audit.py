@@ -27,7 +27,7 @@ from pipeline.schedule import AUDIT_EPOCHS, CHECKPOINT_SECONDS
 from pipeline.types import Progress
 from storage.jobs import Job, find_outcome, running
 from storage.manifests import read_manifest
-from storage.records import write_record
+from storage.records import find_record, list_records, write_record
 from storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -142,4 +142,21 @@ def _outcome(
         "model": None,
         **judge_audit(strategies, gate, record["strategy"], len(ground.test_on)),
         "seconds": stopwatch.seconds(),
+    }
+
+
+# ── what came of them ────────────────────────────────────────────────────────────────────────────
+
+
+def list_audits(workspace_root: str) -> dict[str, Any]:
+    """List the audits of a workspace, and the thresholds that they speak for; what `headstart audits --json` prints."""
+    from pipeline.refit import refit_thresholds
+
+    workspace = Workspace.open(workspace_root)
+    found = [find_record(workspace, "audits", path.stem) for path in list_records(workspace, "audits")]
+    audits = sorted((row for row in found if row), key=lambda row: (row["dataset"], row["signals"]["num_train"]))
+    return {
+        "workspace": workspace_root,
+        "audits": audits,
+        "thresholds": [asdict(refit) for refit in refit_thresholds(audits)],
     }

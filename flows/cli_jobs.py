@@ -19,6 +19,7 @@ def add_to(app: typer.Typer) -> None:
     """Give the command line its commands."""
     app.command()(finetune)
     app.command()(audit)
+    app.command()(audits)
     app.add_typer(jobs_app, name="jobs")
     app.command()(deploy)
 
@@ -93,17 +94,26 @@ def audit(
     json: JsonOption = False,
 ) -> None:
     """Run the strategies that the plan rejected, and say what the choice cost in accuracy and saved in compute."""
-    from flows import audit as audits
+    from flows import audit as auditing
     from flows import render, render_jobs
     from flows.curve import describe_epoch
 
-    document = audits.audit(
-        audits.AuditRequest(name, str(workspace_root(workspace)), epochs),
+    document = auditing.audit(
+        auditing.AuditRequest(name, str(workspace_root(workspace)), epochs),
         render.progress(),
         log=lambda line: print(line, file=sys.stderr, flush=True),
         on_epoch=lambda row: print(describe_epoch(row), file=sys.stderr, flush=True),
     )
     render.json_object(document) if json else render_jobs.audited(document)
+
+
+def audits(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+    """List the audits of the workspace, and from how many pictures on fine-tuning would have paid."""
+    from flows import audit as auditing
+    from flows import render, render_jobs
+
+    document = auditing.list_audits(str(workspace_root(workspace)))
+    render.json_object(document) if json else render_jobs.audits(document)
 
 
 @jobs_app.callback()

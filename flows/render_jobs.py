@@ -72,6 +72,32 @@ def audited(document: Mapping[str, Any]) -> None:
     )
 
 
+def audits(document: Mapping[str, Any]) -> None:
+    """Print a row for each audit, and the thresholds that they speak for."""
+    rows = []
+    for audit in document["audits"]:
+        accuracy = {row["strategy"]: f"{row['accuracy']:.3f}" for row in audit["strategies"]}
+        facts = {"dataset": audit["dataset"], "pictures": audit["signals"]["num_train"], "case": audit["case"]}
+        rows.append(
+            {**facts, **accuracy, "delivered": audit["delivered"], "regret": f"{audit['regret']['points']:.1f}"}
+        )
+    table("audits", rows)
+    for refit in document["thresholds"] if rows else ():
+        say(_refit(refit))
+
+
+def _refit(refit: Mapping[str, Any]) -> str:
+    known = f"{refit['what']} data: {refit['num_audits']} audits of {refit['num_datasets']} datasets"
+    current = f"large from {refit['current']:,} pictures on (regret and compute {refit['current_cost']:.2f} points)"
+    if refit["held_out_cost"] is None:
+        return f"{known}, too few to refit from; {current}"
+    threshold = f"from {refit['refitted']:,} pictures on" if refit["refitted"] else "never"
+    return (
+        f"{known} speak for {threshold} ({refit['refitted_cost']:.2f}; {refit['held_out_cost']:.2f} on datasets held "
+        f"out); now {current}"
+    )
+
+
 def jobs(document: Mapping[str, Any]) -> None:
     """Print a row for each fine-tuning job."""
     rows = []
