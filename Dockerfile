@@ -6,7 +6,7 @@ COPY pipeline pipeline
 COPY storage storage
 COPY flows flows
 RUN python -m venv /opt/headstart \
- && /opt/headstart/bin/pip install --no-cache-dir --quiet -c constraints.txt '.[dask]'
+ && /opt/headstart/bin/pip install --no-cache-dir --quiet -c constraints.txt '.[dask,lite]'
 
 FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 headstart \

@@ -17,6 +17,7 @@ import typer
 
 from flows import cli_jobs
 from flows.options import (
+    AutoMinutesOption,
     BackboneArgument,
     BackboneOption,
     CaseOption,
@@ -34,9 +35,9 @@ from flows.options import (
     WorkspaceOption,
 )
 from flows.settings import user_name, workspace_root
-from pipeline.backbones import DEFAULT_BACKBONE, check_backbone
+from pipeline.backbones import AUTO_MINUTES, DEFAULT_BACKBONE, check_backbone, check_choice
+from pipeline.decision import Strategy
 from pipeline.errors import DamagedError, DataError, HeadstartError, UnknownNameError, UsageError
-from pipeline.types import Strategy
 
 EPILOG = (
     "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 6 not better than the head, "
@@ -69,6 +70,7 @@ def onboard(
     folder: FolderArgument,
     name: NameOption = None,
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    auto_minutes: AutoMinutesOption = AUTO_MINUTES,
     weights: WeightsOption = None,
     recipe: RecipeOption = "exact",
     size: SizeOption = None,
@@ -81,10 +83,12 @@ def onboard(
     runner: RunnerOption = None,
     submit: SubmitOption = False,
 ) -> None:
-    """Bring a folder of pictures to a trained model, a report and reasons."""
+    """Bring a folder or a table of pictures to a trained model, a report and reasons."""
     if submit and runner:
         raise UsageError("--submit and --runner exclude each other. Choose one.")
-    request = _request(folder, workspace, name, backbone, weights, recipe, size, views, rehash, case, strategy)
+    request = _request(
+        folder, workspace, name, backbone, weights, recipe, size, views, rehash, case, strategy, auto_minutes
+    )
     from flows import render, render_jobs, steps, submission
 
     if submit:
@@ -106,6 +110,7 @@ def plan(
     folder: FolderArgument,
     name: NameOption = None,
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    auto_minutes: AutoMinutesOption = AUTO_MINUTES,
     weights: WeightsOption = None,
     recipe: RecipeOption = "exact",
     size: SizeOption = None,
@@ -117,7 +122,17 @@ def plan(
 ) -> None:
     """Measure a folder of pictures and say what would be done, and why. Trains nothing."""
     request = _request(
-        folder, workspace, name, backbone, weights, recipe, size, rehash=rehash, case=case, strategy=strategy
+        folder,
+        workspace,
+        name,
+        backbone,
+        weights,
+        recipe,
+        size,
+        rehash=rehash,
+        case=case,
+        strategy=strategy,
+        auto_minutes=auto_minutes,
     )
     from flows import render, steps
 
@@ -130,6 +145,7 @@ def extract(
     folder: FolderArgument,
     name: NameOption = None,
     backbone: BackboneOption = DEFAULT_BACKBONE,
+    auto_minutes: AutoMinutesOption = AUTO_MINUTES,
     weights: WeightsOption = None,
     recipe: RecipeOption = "exact",
     size: SizeOption = None,
@@ -143,7 +159,9 @@ def extract(
     runner: RunnerOption = None,
 ) -> None:
     """Compute the features of a folder of pictures that are not stored yet. Decides and trains nothing."""
-    request = _request(folder, workspace, name, backbone, weights, recipe, size, views, rehash)
+    request = _request(
+        folder, workspace, name, backbone, weights, recipe, size, views, rehash, auto_minutes=auto_minutes
+    )
     from flows import render, steps
 
     document = steps.extract_only(request, render.progress(), pack=pack, extract=_extract_step(runner))
@@ -312,13 +330,14 @@ def _request(
     rehash: bool = False,
     case: int | None = None,
     strategy: Strategy | None = None,
+    auto_minutes: float = AUTO_MINUTES,
 ) -> Any:
-    check_backbone(backbone, weights, size)  # answered before anything is read
+    check_choice(backbone, weights, size)  # answered before anything is read
     from flows.steps import Request
 
     root = str(workspace_root(workspace))
     by = user_name() if case or strategy else ""
-    return Request(folder, root, name, backbone, weights, recipe, size, views, rehash, case, strategy, by)
+    return Request(folder, root, name, backbone, weights, recipe, size, views, rehash, case, strategy, auto_minutes, by)
 
 
 def _extract_step(runner: str | None) -> Any:

@@ -131,7 +131,8 @@ def pack_features(
     left_out = {item.path for item in extracted.rejected}
     images = [image for image in manifest.images if image.path not in left_out]
     with stage("pack"):
-        write_pack(FeatureStore(workspace, spec.space()), images, manifest.classes, Path(path))
+        store = FeatureStore(workspace, spec.space())
+        write_pack(store, images, manifest.classes, Path(path), exclusive=manifest.exclusive)
 
 
 def _images(manifest: Manifest, view: str) -> tuple[Image, ...]:

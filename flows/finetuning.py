@@ -17,6 +17,7 @@ from flows import stopwatch
 from flows.backbone import list_backbones
 from flows.extraction import Extracted, extract
 from flows.forward import reader
+from flows.quoting import remember_rate
 from flows.steps import SCHEMA_VERSION
 from flows.stopwatch import stage
 from flows.training import (
@@ -27,12 +28,13 @@ from flows.training import (
     package_versions,
 )
 from pipeline.backbones import WHEEL
-from pipeline.errors import DataError, NotFoundError
+from pipeline.decision import Plan
+from pipeline.errors import DataError, NotFoundError, UsageError
 from pipeline.fingerprint import fingerprint
 from pipeline.record import build_record, parse_plan
 from pipeline.schedule import CHECKPOINT_SECONDS, Schedule, plan_finetuning
 from pipeline.split import sample_images, split_validation
-from pipeline.types import BackboneSpec, Head, Image, Manifest, ModelRef, Plan, Progress, Recipe, Split
+from pipeline.types import BackboneSpec, Head, Image, Manifest, ModelRef, Progress, Recipe, Split
 from storage.bundles import MODEL_FILE, write_bundle_files
 from storage.jobs import Job, find_outcome, running
 from storage.manifests import DatasetRef, read_manifest
@@ -118,13 +120,26 @@ def find_job(request: FinetuneRequest) -> JobPlan:
 
 
 def newest_head(workspace: Workspace, name: str) -> ModelRef:
-    """Find the newest version of a model that is a head on frozen features."""
+    """Find the newest version of a model that is a head on frozen features.
+
+    Raises
+    ------
+    NotFoundError
+        When there is none.
+    UsageError
+        When its labels do not exclude each other.
+    """
     refs = [ref for ref in list_models(workspace) if ref.name == name]
     heads = [ref for ref in refs if "finetune" not in ref.record]
     if not heads:
         known = ", ".join(sorted({ref.name for ref in list_models(workspace)})) or "none yet"
         raise NotFoundError(
             f"There is no model '{name}' to start from. Known: {known}. Train its head first: headstart onboard DIR"
+        )
+    if not heads[-1].record["data"].get("exclusive", True):
+        raise UsageError(
+            f"The labels of '{name}' do not exclude each other, and fine-tuning is not offered for such labels yet. "
+            "Its head stays the model."
         )
     return heads[-1]
 
@@ -187,6 +202,8 @@ def _run(
         schedule = _schedule(request, ground.manifest)
         trained = train_arms(ground, head, schedule, job, log, on_epoch, request.checkpoint_seconds)
         gate = compare_with_head(ground, head, trained.network, trained.recipe)
+    last = trained.report["curve"][-1]
+    remember_rate(workspace, ground.spec, "trained", last["epoch"] * len(ground.fit_on), last["seconds"])
     log(gate.reason)
     finetuned = {
         "started_from": {"version": job_plan.head.version, "taps": [part.tap for part in head.taps]},

@@ -17,10 +17,10 @@ from flows.artifacts import CurveArtifacts
 from flows.curve import describe_epoch, rows_of
 from flows.progress import Lines
 from flows.settings import workspace_root
-from pipeline.backbones import BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
+from pipeline.backbones import AUTO, AUTO_MINUTES, BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
+from pipeline.decision import Strategy
 from pipeline.errors import CancelledError
 from pipeline.schedule import CHECKPOINT_SECONDS
-from pipeline.types import Strategy
 
 DATASET_NAME = "^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -31,9 +31,9 @@ class OnboardParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     folder: str = Field(
-        title="Folder",
+        title="Folder or table",
         min_length=1,
-        description="A folder per class, or train/val/test folders of such, as the worker sees it.",
+        description="A folder per class, train/val/test folders of such, or a CSV table; as the worker sees it.",
     )
     name: str | None = Field(
         default=None,
@@ -44,8 +44,8 @@ class OnboardParams(BaseModel):
     backbone: str = Field(
         default=DEFAULT_BACKBONE,
         title="Backbone",
-        json_schema_extra={"enum": [*BACKBONE_NAMES]},
-        description="The pretrained network that features come from.",
+        json_schema_extra={"enum": [*BACKBONE_NAMES, AUTO]},
+        description=f"The pretrained network that features come from; {AUTO}: the best of those that are here.",
     )
     weights: str | None = Field(
         default=None,
@@ -81,6 +81,12 @@ class OnboardParams(BaseModel):
     )
     strategy: Strategy | None = Field(
         default=None, title="Strategy", description="Do this, whatever the case says. Kept in the plan."
+    )
+    auto_minutes: float = Field(
+        default=AUTO_MINUTES,
+        ge=0,
+        title="Minutes for auto",
+        description=f"What comparing backbones may take, about, where the backbone is {AUTO}.",
     )
     by: str = Field(
         default="", title="Asked by", description="Who overrides the rule, if anybody does; kept in the plan."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.backbones import BACKBONES, get_backbone
-from pipeline.types import DECODERS
+from pipeline.types import DECODERS, ModelRef
 from storage import manifests, models
 from storage.bundles import REPORT_FILE
 from storage.features import FeatureStore
@@ -65,13 +65,19 @@ def list_models(workspace_root: str) -> list[dict[str, Any]]:
             "model": f"{ref.name}@{ref.version}",
             "case": ref.record["case"],
             "strategy": ref.record["strategy"],
-            "accuracy": round(ref.record["metrics"]["accuracy"], 4),
+            "accuracy": _rounded(ref, "accuracy"),
+            "mAP": _rounded(ref, "mean_average_precision"),  # where labels do not exclude each other
             "num_test": ref.record["metrics"]["num_images"],
             "created": ref.record["created"],
             "path": ref.path,
         }
         for ref in models.list_models(Workspace.open(workspace_root))
     ]
+
+
+def _rounded(ref: ModelRef, name: str) -> float | None:
+    value = ref.record["metrics"].get(name)
+    return None if value is None else round(value, 4)
 
 
 def show_model(workspace_root: str, model: str) -> tuple[dict[str, Any], str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.settings import HOME_VARIABLE
-from pipeline.backbones import DEFAULT_BACKBONE, SIZES
+from pipeline.backbones import AUTO, DEFAULT_BACKBONE, SIZES
 
 WorkspaceOption = Annotated[
     str | None,
@@ -16,7 +16,17 @@ WorkspaceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the dataset (default: the folder's).")]
 ANY_BACKBONE = f"{DEFAULT_BACKBONE}, or a network of keras.applications such as resnet50."
-BackboneOption = Annotated[str, typer.Option("--backbone", "-b", help=ANY_BACKBONE)]
+BackboneOption = Annotated[
+    str,
+    typer.Option(
+        "--backbone",
+        "-b",
+        help=f"{ANY_BACKBONE} {AUTO}: compare those that are here on a sample and take the best.",
+    ),
+]
+AutoMinutesOption = Annotated[
+    float, typer.Option("--auto-minutes", metavar="M", min=0, help=f"What --backbone {AUTO} may take, about.")
+]
 RehashOption = Annotated[bool, typer.Option("--rehash", help="Read every file again, whatever its size and time say.")]
 WeightsOption = Annotated[
     str | None,
@@ -59,6 +69,6 @@ StrategyOption = Annotated[
 ]
 SubmitOption = Annotated[bool, typer.Option("--submit", help="Hand the job to a Prefect server instead.")]
 FolderArgument = Annotated[
-    str, typer.Argument(metavar="DIR", help="A folder per class, or train/val/test folders of such.")
+    str, typer.Argument(metavar="DIR", help="A folder per class, train/val/test folders of such, or a CSV table.")
 ]
 BackboneArgument = Annotated[str, typer.Argument(help=ANY_BACKBONE)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.errors import UsageError
 from pipeline.fingerprint import fingerprint
 from pipeline.types import ModelRef, Prediction, Recipe
-from storage.bundles import MODEL_FILE, read_classes, read_recipe
+from storage.bundles import MODEL_FILE, read_classes, read_recipe, read_thresholds
 from storage.engines import find_engine, new_engine
 from storage.models import check_bundle, get_model
 from storage.workspace import Workspace
@@ -32,12 +32,12 @@ def predict(workspace_root: str, model: str, paths: Sequence[str], top: int) -> 
     ref = get_model(workspace, model)
     check_bundle(ref)
     folder = Path(ref.path)
-    recipe, classes = read_recipe(folder), read_classes(folder)
+    recipe, classes, thresholds = read_recipe(folder), read_classes(folder), read_thresholds(folder)
     engine_folder = _classifier_engine(workspace, ref, recipe)
 
     from pipeline.predict import load_classifier, predict_files
 
-    return predict_files(files_below(paths), load_classifier(engine_folder), recipe, classes, top)
+    return predict_files(files_below(paths), load_classifier(engine_folder), recipe, classes, top, thresholds)
 
 
 def files_below(paths: Iterable[str]) -> Iterator[str]:

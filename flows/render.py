@@ -19,7 +19,10 @@ from rich.text import Text
 from flows.progress import Lines
 from flows.settings import workspace_root
 from pipeline.plan import describe_case
+from pipeline.quote import describe_quote
+from pipeline.record import parse_quote
 from pipeline.types import Prediction, Progress
+from storage.tables import SEPARATOR
 
 WIDTH_OF_FILES = 240  # characters
 NUM_NAMED = 10  # rejected files named on the terminal; the report has more
@@ -71,26 +74,28 @@ def planned(document: Mapping[str, Any]) -> None:
     say(
         f"{size['num_train']:,} training pictures, {size['num_classes']} classes, smallest {size['smallest_class']}; "
         f"D_BN {similarity['distance']:.3f} (early {similarity['early']:.3f}, middle {similarity['middle']:.3f}, "
-        f"late {similarity['late']:.3f})"
+        f"late {similarity['late']:.3f}){_neighbours(similarity)}"
     )
     for reason in document["reasons"]:
         say(f"  - {reason}")
+    if quote := document["quote"]:
+        say(f"quote: {describe_quote(parse_quote(quote), document['strategy'])}")
     _say_problems(document["rejected"], document["notes"])
+
+
+def _neighbours(similarity: Mapping[str, Any]) -> str:
+    """Name the known datasets on either side."""
+    names = [f"{row['name']} {row['distance']:.3f}" for row in similarity["references"]]
+    return f"; known datasets near it: {', '.join(names)}" if names else ""
 
 
 def onboarded(document: Mapping[str, Any]) -> None:
     """Print what onboarding did and how good the model is."""
     planned(document)
     features, metrics, model = document["features"], document["metrics"], document["model"]
-    low, high = metrics["accuracy_interval"]
     say()
     _say_features(features)
-    say(
-        f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) on {metrics['num_images']:,} "
-        f"{metrics['split']} pictures; balanced {metrics['balanced_accuracy']:.3f}, "
-        f"macro F1 {metrics['macro_f1']:.3f}, log loss {metrics['log_loss']:.3f}, "
-        f"calibration error {metrics['ece']:.3f}"
-    )
+    _say_metrics(metrics)
     _say_seconds(document["seconds"])
     say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
     where = "" if document["workspace"] == str(workspace_root(None)) else f" --workspace {quote(document['workspace'])}"
@@ -181,6 +186,22 @@ def _say_features(features: Mapping[str, Any]) -> None:
     )
 
 
+def _say_metrics(metrics: Mapping[str, Any]) -> None:
+    on = f"on {metrics['num_images']:,} {metrics['split']} pictures"
+    rest = (
+        f"macro F1 {metrics['macro_f1']:.3f}, log loss {metrics['log_loss']:.3f}, "
+        f"calibration error {metrics['ece']:.3f}"
+    )
+    if "accuracy" in metrics:
+        low, high = metrics["accuracy_interval"]
+        balanced = f"balanced {metrics['balanced_accuracy']:.3f}"
+        say(f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) {on}; {balanced}, {rest}")
+    else:
+        low, high = metrics["map_interval"]
+        right = f"all labels right {metrics['subset_accuracy']:.3f}, micro F1 {metrics['micro_f1']:.3f}"
+        say(f"mAP {metrics['mean_average_precision']:.3f} (95 %: {low:.3f} to {high:.3f}) {on}; {right}, {rest}")
+
+
 def _say_seconds(seconds: Mapping[str, float]) -> None:
     parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total" and value >= 0.05)
     say(f"seconds: {seconds['total']:.1f} ({parts})")
@@ -199,11 +220,15 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         print(f"no {title} yet", file=sys.stderr)
         return
-    numbers = [name for name, value in rows[0].items() if isinstance(value, int | float)]
+    numbers = [name for name in rows[0] if any(isinstance(row[name], int | float) for row in rows)]
     grid = _grid(*rows[0], numbers=numbers, title=title)
     for row in rows:
-        grid.add_row(*(_text(f"{v:,}" if isinstance(v, int) else str(v)) for v in row.values()))
+        grid.add_row(*(_text(_cell(value)) for value in row.values()))
     _stdout().print(grid)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 # ── predictions ──────────────────────────────────────────────────────────────────────────────────
@@ -218,9 +243,9 @@ def predictions_table(rows: Iterable[Prediction]) -> int:
             num_failed += 1
             grid.add_row(_text(row.path), Text("error", style="red"), "", _text(row.error))
         else:
-            (label, probability), *others = row.top
-            rest = ", ".join(f"{name} {value:.3f}" for name, value in others)
-            grid.add_row(_text(row.path), _text(label), f"{probability:.3f}", _text(rest))
+            given = _given(row)
+            rest = ", ".join(f"{name} {value:.3f}" for name, value in row.top if (name, value) not in given)
+            grid.add_row(_text(row.path), _text(_names(given)), _values(given, 3), _text(rest))
     _stdout().print(grid)
     return num_failed
 
@@ -234,24 +259,38 @@ def predictions_jsonl(rows: Iterable[Prediction]) -> int:
             print(json.dumps({"path": row.path, "error": row.error}), flush=True)
         else:
             label, probability = row.top[0]
-            found = {"path": row.path, "label": label, "probability": probability, "top": [list(t) for t in row.top]}
-            print(json.dumps(found), flush=True)
+            answer = {"label": label, "probability": probability} if row.labels is None else {"labels": row.labels}
+            print(json.dumps({"path": row.path, **answer, "top": row.top}), flush=True)
     return num_failed
 
 
 def predictions_csv(rows: Iterable[Prediction]) -> int:
     """Print CSV with a header, as it comes; returns how many rows failed."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "label", "probability", "error"])
     num_failed = 0
-    for row in rows:
+    for number, row in enumerate(rows):
+        if number == 0:
+            one = row.labels is None
+            writer.writerow(["path", *(("label", "probability") if one else ("labels", "probabilities")), "error"])
         if row.error is not None:
             num_failed += 1
             writer.writerow([printable(row.path), "", "", printable(row.error)])
         else:
-            label, probability = row.top[0]
-            writer.writerow([printable(row.path), printable(label), f"{probability:.6f}", ""])
+            given = _given(row)
+            writer.writerow([printable(row.path), printable(_names(given)), _values(given, 6), ""])
     return num_failed
+
+
+def _given(row: Prediction) -> Sequence[tuple[str, float]]:
+    return row.top[:1] if row.labels is None else row.labels
+
+
+def _names(given: Sequence[tuple[str, float]]) -> str:
+    return SEPARATOR.join(name for name, _ in given)
+
+
+def _values(given: Sequence[tuple[str, float]], digits: int) -> str:
+    return SEPARATOR.join(f"{value:.{digits}f}" for _, value in given)
 
 
 # ── shared ───────────────────────────────────────────────────────────────────────────────────────

@@ -40,6 +40,11 @@ def visible_gpus() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def keras_home() -> Path:
+    """Return the folder in which Keras keeps what it has downloaded."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+
+
 def user_name() -> str:
     """Return who runs this, as the system knows them; it is noted beside what they decide."""
     try:

@@ -9,52 +9,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flows import stopwatch
-from flows.backbone import backbone_files, find_backbone, load_engine
+from flows.backbone import find_backbone
 from flows.extraction import Extracted, extract, pack_features
-from flows.forward import compute
-from flows.progress import Quiet
+from flows.quoting import quote_plan
+from flows.ranking import choose_backbone
+from flows.similarity import measure_similarity
 from flows.stopwatch import stage
 from flows.training import features_part, train
-from pipeline.backbones import DEFAULT_BACKBONE, MOMENTS, get_backbone
-from pipeline.engine_files import MOMENTS_FILE
-from pipeline.errors import ConflictError, DamagedError, DataError, UsageError
-from pipeline.fingerprint import fingerprint
+from pipeline.backbones import AUTO, AUTO_MINUTES, DEFAULT_BACKBONE, check_choice
+from pipeline.decision import Change, Plan, RankedBackbone, Strategy
+from pipeline.errors import ConflictError, DamagedError, UsageError
 from pipeline.manifest import Picture, build_manifest
-from pipeline.plan import NO_WISHES, Wishes, measure_size, plan_case
+from pipeline.plan import EVIDENCE, NO_WISHES, Wishes, measure_size, plan_case
 from pipeline.record import parse_plan, plan_part
-from pipeline.split import sample_images
-from pipeline.types import (
-    DECODERS,
-    BackboneSpec,
-    Digest,
-    FileEntry,
-    Image,
-    Manifest,
-    ModelRef,
-    Plan,
-    Progress,
-    Rejected,
-    Similarity,
-    Strategy,
-)
-from storage.dataset import list_dataset
+from pipeline.types import DECODERS, BackboneSpec, Digest, FileEntry, ModelRef, Progress, Rejected
+from storage.dataset import Listing, list_dataset
 from storage.digests import DigestMemory
-from storage.features import FeatureStore
 from storage.manifests import DatasetRef, dataset_name, parse_dataset_name, read_manifest, write_manifest
-from storage.records import find_record, write_record
+from storage.tables import is_table, list_table
 from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-NUM_SAMPLED = 104  # pictures that similarity is measured on; between samples of 100, D_BN moves by 0.003 (one sigma)
-SIMILARITY_VERSION = 1  # raised when a change of ours gives another distance for the same pictures
 FILES_REMEMBERED_AT_ONCE = 4096  # what a crash can cost of reading a folder for the first time
 
 Call = Callable[..., Any]  # runs a step: as it is, or wrapped in a Prefect task
@@ -65,9 +48,9 @@ Extract = Callable[..., Extracted]  # the extract step: here and now, or spread 
 class Request:
     """What a run is asked to do."""
 
-    folder: str
+    folder: str  # or a table (CSV) that names the pictures below its own folder
     workspace: str
-    name: str | None = None  # of the dataset; by default that of the folder
+    name: str | None = None  # of the dataset; by default that of the folder or table
     backbone: str = DEFAULT_BACKBONE
     weights: str | None = None  # of a backbone that is not embedded: "imagenet", "none" or a file
     recipe: str = "exact"  # or "scaled": large JPEGs are decoded smaller, several times faster
@@ -76,6 +59,7 @@ class Request:
     rehash: bool = False  # read every file again instead of trusting size and time
     case: int | None = None  # 1 to 4, instead of the rule's
     strategy: Strategy | None = None  # instead of the case's
+    auto_minutes: float = AUTO_MINUTES  # that comparing backbones may take, where `backbone` is "auto"
     by: str = ""  # who asks; named beside what they chose instead of the rule
 
     def wishes(self) -> Wishes:
@@ -100,8 +84,9 @@ def onboard(
 
     def run() -> tuple[DatasetRef, BackboneSpec, Extracted, ModelRef]:
         dataset = call(scan, request)
-        spec = _backbone(request)
-        plan = call(plan_dataset, request.workspace, dataset, spec, request.wishes())
+        spec, ranking = _backbone(request, dataset)
+        plan = call(plan_dataset, request.workspace, dataset, spec, request.wishes(), ranking)
+        plan = quote_plan(request.workspace, dataset, spec, plan, request.views)
         extracted = call(extract, request.workspace, dataset, spec, request.views, progress)
         return dataset, spec, extracted, call(train, request.workspace, dataset, spec, plan, extracted)
 
@@ -131,7 +116,7 @@ def extract_only(
         raise ConflictError(f"{pack} exists and is not overwritten. Name a new file, or remove it first.")
     with stopwatch.running():
         dataset = call(scan, request)
-        spec = _backbone(request)
+        spec, _ = _backbone(request, dataset)
         extracted = call(extract, request.workspace, dataset, spec, request.views, progress)
         if pack is not None:
             call(pack_features, request.workspace, dataset, spec, extracted, pack)
@@ -150,7 +135,9 @@ def plan_only(request: Request) -> dict[str, Any]:
     """Do everything up to the plan, from a sample; returns what `headstart plan --json` prints."""
     with stopwatch.running():
         dataset = scan(request)
-        plan = plan_dataset(request.workspace, dataset, _backbone(request), request.wishes())
+        spec, ranking = _backbone(request, dataset)
+        plan = plan_dataset(request.workspace, dataset, spec, request.wishes(), ranking)
+        plan = quote_plan(request.workspace, dataset, spec, plan, request.views)
         manifest = read_manifest(Workspace.open(request.workspace), dataset.name, dataset.fingerprint)
         seconds = stopwatch.seconds()
     return {
@@ -167,65 +154,70 @@ def plan_only(request: Request) -> dict[str, Any]:
 
 
 def scan(request: Request) -> DatasetRef:
-    """Read a dataset folder into a manifest. Files that did not change are not opened."""
+    """Read a dataset's folder or table into a manifest. Files that did not change are not opened."""
     with stage("scan"):
         if not request.folder:
-            raise UsageError("The dataset folder is empty text, perhaps an unset variable. Name a folder.")
+            raise UsageError("The dataset folder is empty text, perhaps an unset variable. Name a folder or a table.")
         name = parse_dataset_name(request.name) if request.name else None
         workspace = Workspace.open(request.workspace)
-        root = str(Path(request.folder).resolve())
-        walked = list_dataset(root)
+        root, source, walked = _list_pictures(request.folder)
         digests, unusable = _identify(workspace, root, walked.files, request.rehash)
         manifest = build_manifest(
-            name or dataset_name(Path(root).name),
+            name or dataset_name(source),
             root,
             [Picture(entry, digests[entry.path]) for entry in walked.files if entry.path in digests],
             sorted([*walked.rejected, *unusable], key=lambda item: item.path),
             walked.notes,
+            walked.exclusive,
         )
         return write_manifest(workspace, manifest, rebind=name is not None)
 
 
-def plan_dataset(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, wishes: Wishes = NO_WISHES) -> Plan:
-    """Measure similarity and size, and decide the case. A sample that was measured before is not run again.
-
-    Similarity is measured with the embedded network at its own size, whatever the backbone and the size: the
-    thresholds are calibrated for it.
-    """
+def plan_dataset(
+    workspace_root: str,
+    dataset: DatasetRef,
+    spec: BackboneSpec,
+    wishes: Wishes = NO_WISHES,
+    ranking: tuple[RankedBackbone, ...] = (),
+) -> Plan:
+    """Measure similarity and size, and decide the case. A sample that was measured before is not run again."""
     workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
-    yardstick = get_backbone(DEFAULT_BACKBONE)
+    similarity = measure_similarity(workspace, manifest, spec)
     train_images = manifest.of_split("train")
-    sample = sample_images(train_images, NUM_SAMPLED)
-    key = fingerprint(
-        {
-            "space": yardstick.space().id,
-            "sample": [image.digest.hex() for image in sample],
-            "version": SIMILARITY_VERSION,
-        }
-    )
-    if value := find_record(workspace, "similarity", key):
-        similarity = Similarity(**value)
-    else:
-        similarity, whole = _measure(workspace, manifest, yardstick, sample)
-        if whole:
-            write_record(workspace, "similarity", key, asdict(similarity))
-    size = measure_size([image.label for image in train_images], len(manifest.classes), similarity.verdict)
-    plan = plan_case(similarity, size, spec.name, spec.taps, wishes)
-    if spec.name == yardstick.name:
+    labels = [label for image in train_images for label in image.labels]
+    size = measure_size(labels, len(manifest.classes), similarity.verdict, len(train_images))
+    plan = plan_case(similarity, size, spec.name, spec.taps, wishes, manifest.exclusive)
+    if not ranking:
         return plan
-    note = (
-        f"Similarity was measured with {yardstick.name}, whose thresholds are calibrated; features are {spec.name}'s."
-    )
-    return replace(plan, reasons=(*plan.reasons, note))
+    from pipeline.ranking import describe_ranking
+
+    changes = plan.changes
+    if spec.name != DEFAULT_BACKBONE:
+        changes = (*changes, Change("backbone", spec.name, DEFAULT_BACKBONE, EVIDENCE))
+    return replace(plan, backbones=ranking, changes=changes, reasons=(*plan.reasons, describe_ranking(ranking)))
 
 
 # ── what the steps share ─────────────────────────────────────────────────────────────────────────
 
 
-def _backbone(request: Request) -> BackboneSpec:
+def _list_pictures(place: str) -> tuple[str, str, Listing]:
+    """List a folder, or what a table in it names; returns the folder, what names the dataset, and the listing."""
+    if is_table(place):
+        table = Path(place).absolute()
+        return str(table.parent.resolve()), table.stem, list_table(table)
+    root = Path(place).resolve()
+    return str(root), root.name, list_dataset(root)
+
+
+def _backbone(request: Request, dataset: DatasetRef) -> tuple[BackboneSpec, tuple[RankedBackbone, ...]]:
+    """Find the backbone that is asked for; where that is left open, also how those that are here compare."""
+    decoder = DECODERS[request.recipe]
+    if request.backbone == AUTO:
+        check_choice(AUTO, request.weights, request.size)
+        return choose_backbone(request.workspace, dataset, decoder, request.auto_minutes)
     workspace = Workspace.open(request.workspace)
-    return find_backbone(workspace, request.backbone, request.weights, DECODERS[request.recipe], request.size)
+    return find_backbone(workspace, request.backbone, request.weights, decoder, request.size), ()
 
 
 def _identify(
@@ -253,32 +245,6 @@ def _identify(
     return digests, unread + reasons
 
 
-def _measure(
-    workspace: Workspace, manifest: Manifest, spec: BackboneSpec, sample: Sequence[Image]
-) -> tuple[Similarity, bool]:
-    """Measure similarity on a sample; False if some of it could not be read just now.
-
-    Moments are kept like features: of a sample that grew, only what is new is run.
-    """
-    digests = [image.digest for image in sample]
-    folder = backbone_files(workspace, spec)
-    with stage("measure"), FeatureStore(workspace, spec.moment_space()) as store:
-        from pipeline.measure import compare_moments
-
-        missing = set(store.missing(digests))
-        unread: set[str] = set()
-        if missing:
-            images = [image for image in sample if image.digest in missing]
-            engine = load_engine(folder / MOMENTS_FILE)
-            for block in compute(workspace, store, images, manifest, engine, Quiet()):
-                unread |= {item.path for item in block.unread}
-        left_out = store.rejects(digests)
-        readable = [i.digest for i in sample if i.digest not in left_out and i.path not in unread]
-        if not readable:
-            raise DataError(f"None of {len(sample)} sampled pictures could be decoded, so nothing can be measured.")
-        return compare_moments(store.read(readable, MOMENTS), folder), not unread
-
-
 def _onboarded(
     request: Request,
     dataset: DatasetRef,
@@ -294,7 +260,7 @@ def _onboarded(
         "dataset": dataset.name,
         "workspace": request.workspace,
         **plan_part(plan),
-        "reasons": [*plan.reasons, *model.record["head"]["reasons"]],
+        "reasons": [*plan.reasons, *model.record["head"]["reasons"], *_curve_reasons(model.record)],
         "features": features_part(spec, extracted),
         "model": {"name": model.name, "version": model.version, "path": model.path},
         "metrics": metrics,
@@ -303,3 +269,8 @@ def _onboarded(
         "notes": model.record["data"]["notes"],
         "seconds": seconds,
     }
+
+
+def _curve_reasons(record: Mapping[str, Any]) -> list[str]:
+    curve = record.get("learning_curve")
+    return [curve["reason"]] if curve else []

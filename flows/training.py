@@ -9,25 +9,37 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from flows import stopwatch
+from flows import quoting, stopwatch
 from flows.extraction import Extracted
 from flows.forward import reader
 from flows.stopwatch import stage
 from pipeline.augment import ORIGINAL, view_names
+from pipeline.decision import Plan
 from pipeline.errors import DataError
 from pipeline.fingerprint import fingerprint
 from pipeline.reconsider import reconsider
 from pipeline.record import build_record
 from pipeline.split import sample_images
-from pipeline.types import BackboneSpec, Image, Manifest, ModelRef, Plan, Split
+from pipeline.types import (
+    BackboneSpec,
+    Head,
+    Image,
+    LabelMetrics,
+    LearningCurve,
+    Manifest,
+    Metrics,
+    ModelRef,
+    Split,
+    Tap,
+)
 from storage.bundles import MODEL_FILE, write_bundle_files
-from storage.features import FeatureStore, read_together
+from storage.features import FeatureStore, StoredTaps
 from storage.manifests import DatasetRef, read_manifest
 from storage.models import find_by_request, new_version
 from storage.workspace import Workspace
 
 NUM_CERTIFIED = 8  # pictures on which a delivered model is compared with the cached path
-HEAD_VERSION = 1  # raised when a change of ours gives another model for the same features
+HEAD_VERSION = 2  # raised when a change of ours gives another model for the same features
 
 
 def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> ModelRef:
@@ -44,21 +56,19 @@ def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Pl
 
     with stage("imports"):
         from pipeline.delivery import build_model, certify, write_model
-        from pipeline.evaluate import evaluate
-        from pipeline.heads import fit_head, head_probabilities
+        from pipeline.heads import head_probabilities
         from pipeline.report import render_report
     views = (ORIGINAL, *view_names(extracted.num_views))
     with stage("train"):
         taps = [tap for tap in spec.taps if tap.name in plan.taps]
         features = read_taps(workspace, spec, views, fit_on, [tap.name for tap in taps])
-        labels = labels_of(fit_on) * len(views)
-        groups = [*range(len(fit_on))] * len(views) if extracted.num_views else None
-        head = fit_head(features, taps, labels, len(manifest.classes), groups)
+        head = _fit(manifest, features, taps, fit_on, len(views))
         plan = reconsider(plan, head)
+        curve = _learning_curve(manifest, features, head, taps, fit_on)
     with stage("evaluate"):
         tested = read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
         probabilities = head_probabilities(head, tested)
-        metrics = evaluate(labels_of(test_on), probabilities, manifest.classes, test_split)
+        metrics = _score(manifest, head, probabilities, test_on, test_split)
     with new_version(workspace, dataset.name) as bundle:
         model_file = bundle.folder / MODEL_FILE
         with stage("save"):
@@ -66,27 +76,68 @@ def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Pl
         with stage("certify"):
             chosen = sample_images(test_on, NUM_CERTIFIED)
             rows = [test_on.index(image) for image in chosen]
-            certificate = certify(model_file, chosen, reader(manifest), spec.recipe, probabilities, rows)
+            proof = (probabilities, rows, head.thresholds)
+            certificate = certify(model_file, chosen, reader(manifest), spec.recipe, *proof)
         facts = {
             "request": request,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "certificate": asdict(certificate),
             "features": features_part(spec, extracted),
+            **({"learning_curve": asdict(curve)} if curve else {}),
+            "quote_scored": quoting.score(workspace, spec, plan, extracted),
             "seconds": stopwatch.seconds(),
             "versions": package_versions(),
         }
         bundle.record = build_record(manifest, plan, spec, head, metrics, extracted.rejected, facts)
-        write_bundle_files(bundle.folder, manifest.classes, spec.recipe, render_report(bundle.record))
+        report = render_report(bundle.record)
+        write_bundle_files(bundle.folder, manifest.classes, spec.recipe, report, head.thresholds)
     return bundle.ref
+
+
+def _fit(manifest: Manifest, features: Any, taps: Sequence[Tap], images: Sequence[Image], num_rows: int) -> Head:
+    """Fit the head for a dataset's labels; `num_rows` of features are of each image, view after view."""
+    groups = [*range(len(images))] * num_rows if num_rows > 1 else None
+    if manifest.exclusive:
+        from pipeline.heads import fit_head
+
+        return fit_head(features, taps, labels_of(images) * num_rows, len(manifest.classes), groups)
+    from pipeline.multilabel import fit_multilabel_head
+
+    label_sets = [image.labels for image in images]
+    return fit_multilabel_head(features, taps, label_sets * num_rows, len(manifest.classes), groups)
+
+
+def _learning_curve(
+    manifest: Manifest, features: Any, head: Head, taps: Sequence[Tap], images: Sequence[Image]
+) -> LearningCurve | None:
+    """Tell how the head's error falls with more pictures; not for labels that do not exclude each other."""
+    if not manifest.exclusive:
+        return None
+    from pipeline.curves import fit_learning_curve
+
+    return fit_learning_curve(features, head, taps, labels_of(images), len(manifest.classes))
+
+
+def _score(
+    manifest: Manifest, head: Head, probabilities: Any, images: Sequence[Image], split: Split
+) -> Metrics | LabelMetrics:
+    if manifest.exclusive:
+        from pipeline.evaluate import evaluate
+
+        return evaluate(labels_of(images), probabilities, manifest.classes, split)
+    from pipeline.evaluate_labels import evaluate_labels
+
+    label_sets = [image.labels for image in images]
+    return evaluate_labels(label_sets, probabilities, manifest.classes, head.thresholds, split)
 
 
 def read_taps(
     workspace: Workspace, spec: BackboneSpec, views: Sequence[str], images: Sequence[Image], taps: Sequence[str]
-) -> dict[str, Any]:
-    """Read tap name -> (views x images, dim), view after view."""
+) -> StoredTaps:
+    """Return tap name -> (views x images, dim), view after view; a tap is read when it is asked for."""
     digests = [image.digest for image in images]
     stores = [FeatureStore(workspace, spec.space(view)) for view in views]
-    return {tap: read_together(stores, digests, tap) for tap in taps}
+    return StoredTaps(stores, digests, taps)
 
 
 def labels_of(images: Sequence[Image]) -> list[int]:
@@ -106,16 +157,23 @@ def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSp
     return fingerprint(
         {
             "classes": list(manifest.classes),
-            "images": sorted((image.digest.hex(), image.label, image.split) for image in images),
+            **_images_part(manifest, images),
             "space": spec.space().id,
             "views": num_views,
             "taps": list(plan.taps),
             "case": plan.case,
             "strategy": plan.strategy,
             "wished": [[change.what, change.value] for change in plan.changes],
+            **({"compared": [row.backbone for row in plan.backbones]} if plan.backbones else {}),
             "version": HEAD_VERSION,
         }
     )
+
+
+def _images_part(manifest: Manifest, images: Sequence[Image]) -> dict[str, Any]:
+    if manifest.exclusive:
+        return {"images": sorted((image.digest.hex(), image.label, image.split) for image in images)}
+    return {"images": sorted((image.digest.hex(), image.labels, image.split) for image in images), "exclusive": False}
 
 
 def package_versions() -> dict[str, str]:

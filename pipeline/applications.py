@@ -17,7 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.backbones import APPLICATIONS, GRID_CELLS, IMAGENET, RANDOM, TOP, Preprocessing, check_backbone
+from pipeline.backbones import (
+    APPLICATIONS,
+    GRID_CELLS,
+    IMAGENET,
+    RANDOM,
+    TOP,
+    Preprocessing,
+    check_backbone,
+    moments_tap,
+    own_size,
+)
 from pipeline.errors import DamagedError, NotFoundError, UsageError
 from pipeline.fingerprint import canonical_json
 from pipeline.quiet_keras import keras
@@ -69,7 +79,10 @@ def describe_application(name: str, weights: str, size: int | None = None) -> Ba
     }.get(weights) or (str(Path(weights).resolve()), f"file {Path(weights).name}")
     size = size or APPLICATIONS[name].size
     network, sha256 = _build(name, source, size)
-    return BackboneSpec(name, source, known_as, sha256, Recipe(size), find_taps(name_stages(network)), moments=None)
+    num_channels = sum(layer.moving_mean.shape[0] for layer in norm_layers(network))
+    remembers = num_channels > 0 and source != RANDOM and size == own_size(name)
+    moments = moments_tap(num_channels) if remembers else None
+    return BackboneSpec(name, source, known_as, sha256, Recipe(size), find_taps(name_stages(network)), moments)
 
 
 def load_application(spec: BackboneSpec) -> keras.Model:
@@ -262,6 +275,11 @@ def name_stages(network: keras.Model) -> list[Layer]:
             layer.name = f"stage{stage}"
             named.append(layer)
     return named
+
+
+def norm_layers(network: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """List the BatchNorm layers of a network in the order of its graph, shallow to deep."""
+    return [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]
 
 
 def find_stages(network: keras.Model) -> dict[int, Layer]:

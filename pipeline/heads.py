@@ -1,11 +1,18 @@
-"""Features to classifier: one ridge per tap, stacked by how well they predict pictures they have not seen.
+"""Features to classifier: which taps, which views, how they go together, and how sure the result is.
 
-The leave-one-out scores of a weighted mean of taps are the weighted mean of theirs, so the weights are
-solved for, not searched: the least squared error over all non-negative shares that add up to one (stacked
-regressions, Breiman 1996, Machine Learning 24:49-64). On 8 real datasets (efficientnet_lite0, 8 taps) the
-stack lost -0.1 points of test accuracy on average against the tap that was best in hindsight, -0.6 with 300
-training pictures and 0.6 with 100 (0.1 where not every class is down to one picture); the top tap alone lost
-3.8, 5.9 and 6.7. The rule was chosen among some 40 on the same datasets: expect a little less elsewhere.
+One ridge on every tap. Their leave-one-out scores say how they go together: the leave-one-out scores of a weighted
+mean of taps are the weighted mean of theirs, so the shares are solved for, not searched: the least squared error over
+all shares that are not negative and add up to one (stacked regressions, Breiman 1996, Machine Learning 24:49-64).
+Then one ridge on the taps side by side, in those shares; the stack or it, whichever has the least leave-one-out
+squared error. Last, temperature and offsets (`pipeline.calibration`).
+
+Against the tap that was best in hindsight, on 8 real datasets (efficientnet_lite0, 8 taps), this gained 0.55 points
+of test accuracy on average (never lost), 0.72 with 300 training pictures (lost 1.0 at worst), and lost 0.01 with 100
+(2.7 at worst): `python -m tests.benchmarks.taps`. The rule was chosen among some 40 on the same datasets, expect a
+little less elsewhere. Other kinds of head were measured and are left out: on the same taps, logistic regression lost
+2.2 points more at 300 pictures and had the higher log loss on 7 of 8 datasets; nearest class means lost 7 points at
+100 pictures, 2 with two a class, and 1 with one a class. Letting log loss choose between the stack and the best single
+tap gained 0.06 points at 100 pictures and lost 1.2 with two a class: a stack can be a single tap already.
 
 Augmented views are trained on where that predicts originals held out with all their views better than the
 originals alone do: no view is good for all data.
@@ -13,23 +20,25 @@ originals alone do: no view is good for all data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar, nnls
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, softmax
 
 from pipeline.augment import view_sets
+from pipeline.calibration import Calibration, calibrate
 from pipeline.errors import DataError
 from pipeline.evidence import Float64, Labels, RidgeFit, countable, fit_ridge, transform
-from pipeline.types import Array, Head, HeadTap, Tap
+from pipeline.head_reasons import Rates, imbalance_reasons, rates, tap_reasons, view_reasons, way_reasons
+from pipeline.joining import fit_joined
+from pipeline.stacking import share_taps
+from pipeline.types import Array, Head, HeadKind, HeadTap, Tap
 
+USUAL_TEMPERATURE = 2.0  # times the root of the number of classes
 SELECTION_SIZE = 5000  # pictures on which taps are compared; the chosen ones are then fitted on all
-SMALLEST_SHARE = 0.1  # dropping taps below a tenth changed mean accuracy by less than 0.1 points
-TEMPERATURES = (1.0, 1000.0)  # scores live near 0-1: at 1 every class is nearly as likely as the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,64 @@ class _Stack:
         """Return what the stack predicts for originals held out, (n, classes)."""
         scores: Float64 = np.sum([share * self.fits[name].loo_scores for name, share in self.shares.items()], axis=0)
         return scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A way for taps to go together, and what came of it."""
+
+    kind: HeadKind
+    shares: Mapping[str, float]
+    weights: Mapping[str, Array]  # tap -> (dim, classes): scores are the sum over taps, plus the bias
+    bias: Array
+    penalties: Mapping[str, float]
+    loo_scores: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What a head is fitted on."""
+
+    features: Mapping[str, Array]
+    taps: Sequence[Tap]
+    labels: Labels  # of the pictures
+    num_classes: int
+
+    def rows(self, pictures: NDArray[np.intp], views: Sequence[int]) -> NDArray[np.intp]:
+        return np.concatenate([view * len(self.labels) + pictures for view in views])
+
+    def fit(
+        self, taps: Sequence[Tap], pictures: NDArray[np.intp], sets: Sequence[tuple[int, ...]]
+    ) -> list[dict[str, RidgeFit]]:
+        """Fit taps on each set of views; a tap's features are asked for once and let go."""
+        fits: list[dict[str, RidgeFit]] = [{} for _ in sets]
+        for tap in taps:
+            values = self.features[tap.name]
+            for found, views in zip(fits, sets, strict=True):
+                rows = values[self.rows(pictures, views)]
+                found[tap.name] = fit_ridge(rows, tap.kind, self.labels[pictures], self.num_classes)
+            del values
+        return fits
+
+    def join(self, shares: Mapping[str, float], pictures: NDArray[np.intp], views: Sequence[int]) -> _Way:
+        taps = [tap for tap in self.taps if tap.name in shares]
+        targets, counted = np.eye(self.num_classes)[self.labels[pictures]], countable(self.labels[pictures])
+        joined = fit_joined(self.features, taps, shares, self.rows(pictures, views), targets, counted)
+        fit = joined.fit
+        penalties = dict.fromkeys(shares, fit.penalty)
+        return _Way("joined", shares, joined.weights, fit.bias, penalties, fit.loo_scores)
+
+
+def _stacked(stack: _Stack) -> _Way:
+    fits, shares = stack.fits, stack.shares
+    return _Way(
+        kind="stacked",
+        shares=shares,
+        weights={name: fits[name].weight * np.float32(share) for name, share in shares.items()},
+        bias=np.sum([fits[name].bias * np.float32(share) for name, share in shares.items()], axis=0),
+        penalties={name: fits[name].penalty for name in shares},
+        loo_scores=stack.loo_scores(),
+    )
 
 
 def fit_head(
@@ -75,34 +142,37 @@ def fit_head(
     """
     num_pictures = _num_pictures(groups, len(labels))
     num_views = len(labels) // num_pictures - 1 if num_pictures else 0
-    labels = np.asarray(labels)[:num_pictures]
-    _check_labels(labels)
-    sample = _selection_rows(labels)
-
-    def fitted(some: Sequence[Tap], pictures: NDArray[np.intp], views: Sequence[int]) -> dict[str, RidgeFit]:
-        rows = np.concatenate([view * num_pictures + pictures for view in views])
-        return {tap.name: fit_ridge(features[tap.name][rows], tap.kind, labels[pictures], num_classes) for tap in some}
-
-    stacks = []
-    for views in view_sets(num_views):
-        fits = fitted(taps, sample, views)
-        stacks.append(_Stack(views, fits, _shares(fits, labels[sample])))
-    errors = [_squared_error(stack.loo_scores(), labels[sample]) for stack in stacks]
+    task = _Task(features, taps, np.asarray(labels)[:num_pictures], num_classes)
+    _check_labels(task.labels)
+    sample = _selection_rows(task.labels)
+    judges = task.labels[sample]
+    sets = view_sets(num_views)
+    stacks = [
+        _Stack(views, fits, _shares(fits, judges))
+        for views, fits in zip(sets, task.fit(taps, sample, sets), strict=True)
+    ]
+    errors = [_squared_error(stack.loo_scores(), judges) for stack in stacks]
     best = stacks[int(np.argmin(errors))]
-    evidence = tuple(_evidence_row(tap, best.fits[tap.name], best.shares, labels[sample]) for tap in taps)
-    chosen = [tap for tap in taps if tap.name in best.shares]
+    ways = _ways(task, best, sample)
+    way = min(ways, key=lambda one: _squared_error(one.loo_scores, judges))
+    why = way_reasons([(one.kind, len(one.shares), _squared_error(one.loo_scores, judges)) for one in ways])
     if len(sample) < num_pictures:
-        best = replace(best, fits=fitted(chosen, np.arange(num_pictures), best.views))
-    scores = best.loo_scores()
-    temperature = _temperature(scores[sample], labels[sample])
-    loo_error = _loo_error(scores, labels)
+        way = _on_all(task, way, best.views)
+    calibration = _calibrated(way.loo_scores[sample], judges)
+    evidence = tuple(_evidence_row(tap, best.fits[tap.name], way.shares, judges) for tap in taps)
     return Head(
-        taps=tuple(_head_tap(tap, best.fits[tap.name], best.shares, labels) for tap in chosen),
-        temperature=temperature,
-        loo_error=loo_error,
-        loo_log_loss=_log_loss(temperature, scores, labels),
+        taps=tuple(_head_tap(tap, way, calibration, best.fits[tap.name], judges) for tap in _chosen(taps, way)),
+        temperature=calibration.temperature,
+        loo_error=calibration.error,
+        loo_log_loss=calibration.log_loss,
         evidence=evidence,
-        reasons=_reasons(evidence, loo_error, labels) + _view_reasons(best.views, num_views, errors),
+        reasons=(
+            *tap_reasons(evidence, calibration.error, task.labels, SELECTION_SIZE),
+            *why,
+            *imbalance_reasons(*_rates(way.loo_scores, calibration, task.labels), task.labels),
+            *view_reasons(best.views, num_views, errors),
+        ),
+        kind=way.kind,
     )
 
 
@@ -114,8 +184,10 @@ def head_scores(head: Head, features: Mapping[str, Array]) -> Array:
 
 
 def head_probabilities(head: Head, features: Mapping[str, Array]) -> Array:
-    """Return class probabilities, (n, classes)."""
-    probabilities: Array = softmax(head.temperature * head_scores(head, features), axis=1).astype(np.float32)
+    """Return class probabilities, (n, classes); every row adds up to 1 unless labels do not exclude each other."""
+    scores = head.temperature * head_scores(head, features)
+    values = expit(scores) if head.activation == "sigmoid" else softmax(scores, axis=1)
+    probabilities: Array = values.astype(np.float32)
     return probabilities
 
 
@@ -163,90 +235,73 @@ def _shares(fits: Mapping[str, RidgeFit], labels: Labels) -> dict[str, float]:
     names = np.array(list(fits))
     counted = countable(labels)
     if not counted.any():
-        return {str(name): 1 / len(names) for name in names}
+        return _prior_shares(list(fits))
     errors = np.stack([_residuals(fit, labels)[counted].ravel() for fit in fits.values()])
-    products = errors @ errors.T
-    kept = np.arange(len(names))
-    while True:
-        shares = _least_on_simplex(products[np.ix_(kept, kept)])
-        if shares.min() >= SMALLEST_SHARE:
-            return {str(name): float(share) for name, share in zip(names[kept], shares, strict=True)}
-        kept = np.delete(kept, shares.argmin())
+    shares = share_taps(errors @ errors.T)
+    return {str(name): float(share) for name, share in zip(names, shares, strict=True) if share}
 
 
-def _least_on_simplex(products: Float64) -> Float64:
-    """Minimise `s' products s` over shares `s` that are not negative and add up to 1.
+def _prior_shares(names: Sequence[str]) -> dict[str, float]:
+    """Share taps, shallow to deep, by what is usual, where nothing can be held out: half to the deepest.
 
-    The minimiser of `s' products s + (1 - sum s)^2` over `s >= 0` points the same way, and that is an
-    ordinary non-negative least-squares problem: exact zeros, no step size, no starting point.
+    The next two share the other half, grids before averages. With one picture of each of 81 groceries and of 100
+    letters this lost 1.3 and -0.1 points against the best tap in hindsight, equal shares of all 3.1 and -2.2.
     """
-    values, vectors = np.linalg.eigh(products / (np.trace(products) or 1.0))
-    root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
-    matrix = np.vstack([root, np.ones(len(products))])
-    wanted = np.zeros(len(matrix))
-    wanted[-1] = 1
-    solution: Float64 = nnls(matrix, wanted)[0]
-    shares: Float64 = solution / solution.sum()
-    return shares
+    *others, deepest = names
+    grids = [name for name in others if name.endswith("grid")]
+    beside = (grids or others)[-2:]
+    return {name: 0.5 / len(beside) for name in beside} | {deepest: 0.5 if beside else 1.0}
 
 
 def _residuals(fit: RidgeFit, labels: Labels) -> Float64:
     return np.eye(fit.loo_scores.shape[1])[labels] - fit.loo_scores
 
 
-def _head_tap(tap: Tap, fit: RidgeFit, shares: Mapping[str, float], labels: Labels) -> HeadTap:
-    """Fold a tap's share into its weights: a head is the plain mean of its taps."""
-    factor = np.float32(shares[tap.name] * len(shares))
+# ── how they go together ─────────────────────────────────────────────────────────────────────────
+
+
+def _ways(task: _Task, stack: _Stack, sample: NDArray[np.intp]) -> list[_Way]:
+    """Return the ways that there are, fitted on a sample; the stack first: it stays where none can be held out.
+
+    With many pictures all taps side by side, in proportion to their values, are one of them: on the 50,000 of
+    CIFAR-10 they reached a test accuracy of 0.858, the ridges of the three best taps added up evenly 0.842. With 100
+    pictures all taps lost 2.1 points.
+    """
+    ways = [_stacked(stack)]
+    if not countable(task.labels[sample]).any():
+        return ways
+    if len(stack.shares) > 1:
+        ways.append(task.join(stack.shares, sample, stack.views))
+    if len(sample) < len(task.labels) and len(task.taps) > 1:
+        num_values = sum(tap.dim for tap in task.taps)
+        ways.append(task.join({tap.name: tap.dim / num_values for tap in task.taps}, sample, stack.views))
+    return ways
+
+
+def _on_all(task: _Task, way: _Way, views: tuple[int, ...]) -> _Way:
+    """Fit on all pictures what was chosen on a sample."""
+    pictures = np.arange(len(task.labels))
+    if way.kind == "joined":
+        return task.join(way.shares, pictures, views)
+    fits = task.fit(_chosen(task.taps, way), pictures, [views])[0]
+    return _stacked(_Stack(views, fits, way.shares))
+
+
+def _chosen(taps: Sequence[Tap], way: _Way) -> list[Tap]:
+    return [tap for tap in taps if tap.name in way.shares]
+
+
+def _head_tap(tap: Tap, way: _Way, calibration: Calibration, fit: RidgeFit, labels: Labels) -> HeadTap:
+    """Fold shares and offsets into a tap's weights: a head is the plain mean of its taps."""
     return HeadTap(
         tap=tap.name,
         kind=tap.kind,
-        weight=fit.weight * factor,
-        bias=fit.bias * factor,
-        penalty=fit.penalty,
+        weight=way.weights[tap.name] * np.float32(len(way.shares)),
+        bias=(way.bias + calibration.offsets / calibration.temperature).astype(np.float32),
+        penalty=way.penalties[tap.name],
         logme=fit.logme,
         loo_error=_loo_error(fit.loo_scores, labels),
     )
-
-
-# ── how sure ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def _temperature(scores: Float64, labels: Labels) -> float:
-    """Fit the factor of the scores that makes their softmax honest: least leave-one-out log loss.
-
-    One picture more than there are is taken to be of any class at all, as in Platt scaling (Platt 1999).
-    Without it a head that makes no mistake in training would claim to make none ever: on blood cells it
-    answered a temperature of 456 and a test log loss of 0.069, with it 7.9 and 0.012.
-    """
-    scores, labels = _judged(scores, labels)
-    doubt = 1 / (len(labels) + 1)
-
-    def loss(log_temperature: float) -> float:
-        log_likely = log_softmax(np.exp(log_temperature) * scores, axis=1)
-        true = log_likely[np.arange(len(labels)), labels]
-        return float(-((1 - doubt) * true + doubt * log_likely.mean(axis=1)).mean())
-
-    found = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-3})
-    return float(np.exp(found.x))
-
-
-def _log_loss(temperature: float, scores: Float64, labels: Labels) -> float:
-    scores, labels = _judged(scores, labels)
-    return float(-log_softmax(temperature * scores, axis=1)[np.arange(len(labels)), labels].mean())
-
-
-def _loo_error(scores: Float64, labels: Labels) -> float:
-    scores, labels = _judged(scores, labels)
-    return float((scores.argmax(axis=1) != labels).mean())
-
-
-def _judged(scores: Float64, labels: Labels) -> tuple[Float64, Labels]:
-    """Keep the pictures that can be held out; all of them, and so the worst, where none can."""
-    counted = countable(labels)
-    return (scores[counted], labels[counted]) if counted.any() else (scores, labels)
-
-
-# ── why ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _evidence_row(tap: Tap, fit: RidgeFit, shares: Mapping[str, float], labels: Labels) -> dict[str, str | float]:
@@ -260,48 +315,33 @@ def _evidence_row(tap: Tap, fit: RidgeFit, shares: Mapping[str, float], labels: 
     }
 
 
-def _reasons(evidence: Sequence[Mapping[str, Any]], loo_error: float, labels: Labels) -> tuple[str, ...]:
-    """Say which taps were taken and how well they predict what they have not seen."""
-    num_counted = int(countable(labels).sum())
-    if num_counted == 0:
-        return (
-            f"Every one of the {len(labels):,} training pictures is alone in its class, so none can be held "
-            "out: all candidate taps count alike, and the probabilities stay close to even.",
-        )
-    reasons = [_choice(evidence, loo_error, num_counted)]
-    if num_counted < len(labels):
-        reasons.append(
-            f"{len(labels) - num_counted:,} of {len(labels):,} training pictures are alone in their class; "
-            "they are learned from, but cannot be held out, so they count in no leave-one-out figure."
-        )
-    if len(labels) > SELECTION_SIZE:
-        reasons.append(
-            f"Taps were compared on {SELECTION_SIZE:,} pictures in proportion to the classes, "
-            f"then the chosen ones were fitted on all {len(labels):,}."
-        )
-    return tuple(reasons)
+# ── how sure ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _choice(evidence: Sequence[Mapping[str, Any]], loo_error: float, num_counted: int) -> str:
-    chosen = sorted((row for row in evidence if row["share"]), key=lambda row: -row["share"])
-    result = f"{loo_error:.1%} of {num_counted:,} pictures held out one at a time are misclassified"
-    if len(evidence) == 1:
-        return f"The only candidate tap is {chosen[0]['tap']}; {result}."
-    names = ", ".join(f"{row['tap']} ({row['share']:.2f})" for row in chosen)
-    best = min(evidence, key=lambda row: row["loo_error"])
-    return (
-        f"Of {len(evidence)} taps, the least leave-one-out squared error is that of {names}; "
-        f"{result}, against {best['loo_error']:.1%} for the best tap alone, {best['tap']}."
-    )
+def _calibrated(scores: Float64, labels: Labels) -> Calibration:
+    """Calibrate on pictures that can be held out; where none can, take the temperature that is usual for the classes.
+
+    With one picture a class held-out scores are wrong by design and would have all classes even. Twice the root of
+    the number of classes lowered the log loss on the test pictures of 7 of 8 datasets (3 to 100 classes), of 81
+    groceries from 4.31 to 3.15 nats, and left the eighth as it was.
+    """
+    found = calibrate(*_judged(scores, labels))
+    if countable(labels).any():
+        return found
+    return replace(found, temperature=USUAL_TEMPERATURE * math.sqrt(scores.shape[1]))
 
 
-def _view_reasons(views: Sequence[int], num_views: int, errors: Sequence[float]) -> tuple[str, ...]:
-    """Say which augmented views were trained on, given the squared errors of all sets, that of originals first."""
-    if num_views == 0:
-        return ()
-    num_chosen = len(views) - 1
-    left_out = ", the mirrored ones left out" if 0 < num_chosen < num_views else ""
-    return (
-        f"Trained on {num_chosen or 'none'} of {num_views} augmented views{left_out}: the leave-one-out squared error "
-        f"of originals is {min(errors[1:]):.4f} with them and {errors[0]:.4f} without.",
-    )
+def _loo_error(scores: Float64, labels: Labels) -> float:
+    scores, labels = _judged(scores, labels)
+    return float((scores.argmax(axis=1) != labels).mean())
+
+
+def _judged(scores: Float64, labels: Labels) -> tuple[Float64, Labels]:
+    """Keep the pictures that can be held out; all of them, and so the worst, where none can."""
+    counted = countable(labels)
+    return (scores[counted], labels[counted]) if counted.any() else (scores, labels)
+
+
+def _rates(scores: Float64, calibration: Calibration, labels: Labels) -> tuple[Rates, Rates]:
+    """Return the rates of held-out pictures without the classes' offsets and with them."""
+    return rates(*_judged(scores, labels)), rates(*_judged(calibration.scores(scores), labels))

@@ -7,8 +7,9 @@ BN epsilon 1e-3, inputs (x - 127) / 128.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ Tensor = Any  # a symbolic keras.KerasTensor
 Weights = Mapping[str, NDArray[Any]]
 
 BN_EPSILON = 1e-3
-STEM_CHANNELS = 32
+STEM_CHANNELS = 32  # of every Lite network, and so is the top: neither is scaled
 TOP_CHANNELS = 1280
+CHANNEL_STEP = 8  # widths are multiples of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Stage:
     channels: int
 
 
-STAGES = (
+STAGES = (  # of Lite0
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, 6, 24),
     Stage(2, 5, 2, 6, 40),
@@ -47,12 +49,44 @@ STAGES = (
     Stage(1, 3, 1, 6, 320),
 )
 
+SCALES = {  # name -> (width, depth), as their authors scaled Lite0
+    "efficientnet_lite0": (1.0, 1.0),
+    "efficientnet_lite1": (1.0, 1.1),
+    "efficientnet_lite2": (1.1, 1.2),
+}
+
+
+def scale_stages(width: float, depth: float) -> tuple[Stage, ...]:
+    """Widen and deepen the stages of Lite0; unlike in EfficientNet the first and the last keep their one block.
+
+    >>> [stage.blocks for stage in scale_stages(1.1, 1.2)], [stage.channels for stage in scale_stages(1.1, 1.2)]
+    ([1, 3, 3, 4, 4, 5, 1], [16, 24, 48, 88, 120, 208, 352])
+    """
+    ends = (0, len(STAGES) - 1)
+    return tuple(
+        replace(
+            stage,
+            blocks=stage.blocks if number in ends else math.ceil(stage.blocks * depth),
+            channels=_scale_channels(stage.channels, width),
+        )
+        for number, stage in enumerate(STAGES)
+    )
+
+
+def _scale_channels(channels: int, width: float) -> int:
+    """Round to the nearest step, and up where that would lose more than a tenth."""
+    wanted = channels * width
+    rounded = int(wanted + CHANNEL_STEP / 2) // CHANNEL_STEP * CHANNEL_STEP
+    return rounded if rounded >= 0.9 * wanted else rounded + CHANNEL_STEP
+
 
 def build_lite(name: str, size: int, weights: Weights, *, classifier: bool = False) -> keras.Model:
     """Build the network and load its weights.
 
     Parameters
     ----------
+    name
+        One of `SCALES`.
     size
         Height and width of the input in pixels.
     weights
@@ -71,7 +105,7 @@ def build_lite(name: str, size: int, weights: Weights, *, classifier: bool = Fal
     x = net.conv(x, STEM_CHANNELS, 3, 2, "stem_conv", "_conv_stem")
     x = net.norm_relu6(x, "stem", "_bn0")
     index = 0
-    for number, stage in enumerate(STAGES):
+    for number, stage in enumerate(scale_stages(*SCALES[name])):
         for position in range(stage.blocks):
             x = net.block(x, stage, position, index)
             index += 1

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.decision import Drift, Similarity
 from pipeline.engine_files import STATISTICS_FILE
 from pipeline.similarity import LayerStatistics, measure_similarity
-from pipeline.types import Array, Similarity
+from pipeline.thresholds import Thresholds, nearest_references
+from pipeline.types import Array
+
+NO_LIMITS = (0.0, 0.0)
 
 
-def compare_moments(moments: Array, engine_folder: Path) -> Similarity:
-    """Compare a sample with what a backbone's BatchNorm layers remember of the data it was trained on.
+def compare_moments(moments: Array, engine_folder: Path, backbone: str, thresholds: Thresholds) -> Similarity:
+    """Compare a sample with what a backbone's BatchNorm layers remember of the data it was trained on, and judge.
 
     Parameters
     ----------
@@ -20,18 +25,20 @@ def compare_moments(moments: Array, engine_folder: Path) -> Similarity:
         (pictures, 2 x channels of all layers): per picture the means of a layer's input, then its mean squares,
         layer after layer.
     """
-    statistics = _read_statistics(engine_folder)
-    mean_moments = moments.mean(axis=0, dtype=np.float64)
-    means, mean_squares, start = [], [], 0
-    for layer in statistics:
-        channels = len(layer.moving_mean)
-        means.append(mean_moments[start : start + channels])
-        mean_squares.append(mean_moments[start + channels : start + 2 * channels])
-        start += 2 * channels
-    return measure_similarity(statistics, means, mean_squares, len(moments))
+    limits = (thresholds.similar_below, thresholds.different_above)
+    measured = measure_similarity(read_statistics(engine_folder), moments, limits)
+    references = nearest_references(thresholds, measured.distance)
+    return replace(measured, measured_with=backbone, references=references)
 
 
-def _read_statistics(folder: Path) -> list[LayerStatistics]:
+def measure_drift(moments: Array, engine_folder: Path, backbone: str) -> Drift:
+    """Compare a sample with a backbone for which no thresholds are known; see `compare_moments`."""
+    found = measure_similarity(read_statistics(engine_folder), moments, NO_LIMITS)
+    return Drift(backbone, found.distance, found.early, found.middle, found.late, found.interval or NO_LIMITS)
+
+
+def read_statistics(folder: Path) -> list[LayerStatistics]:
+    """Read what the BatchNorm layers remember from an engine's folder."""
     with np.load(folder / STATISTICS_FILE, allow_pickle=False) as arrays:
         return [
             LayerStatistics(name, moving_mean=rows[0], moving_variance=rows[1], epsilon=float(rows[2, 0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from pipeline.applications import load_application
+from pipeline.applications import load_application, norm_layers
 from pipeline.backbones import WHEEL, find_weights
 from pipeline.checkpoint import read_checkpoint
 from pipeline.lite import build_lite
@@ -56,11 +56,6 @@ def _pool(feature_map: Any, tap: Tap) -> Any:
     return layers.Flatten(name=tap.name)(grid)
 
 
-def norm_layers(backbone: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """List the BatchNorm layers in the order they were built: shallow to deep."""
-    return [layer for layer in backbone.layers if isinstance(layer, layers.BatchNormalization)]
-
-
 def moment_output(backbone: keras.Model) -> Any:
     """Return one symbolic (batch, 2 x channels of all BatchNorm layers) output.
 
@@ -69,7 +64,8 @@ def moment_output(backbone: keras.Model) -> Any:
     """
     moments = []
     for layer in norm_layers(backbone):
-        moments += [ops.mean(layer.input, axis=(1, 2)), ops.mean(ops.square(layer.input), axis=(1, 2))]
+        places = tuple(range(1, len(layer.input.shape) - 1))  # none where the input is a row, not a map
+        moments += [ops.mean(layer.input, axis=places), ops.mean(ops.square(layer.input), axis=places)]
     return ops.concatenate(moments, axis=-1)
 
 

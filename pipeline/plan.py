@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.backbones import TOP
-from pipeline.errors import DataError, UsageError
-from pipeline.similarity import DIFFERENT_ABOVE, SIMILAR_BELOW
-from pipeline.types import (
+from pipeline.decision import (
     Alternative,
     Change,
     Plan,
@@ -22,9 +21,12 @@ from pipeline.types import (
     Similarity,
     SimilarityVerdict,
     Size,
+    SizeVerdict,
     Strategy,
-    Tap,
 )
+from pipeline.errors import DataError, UsageError
+from pipeline.similarity import describe_details, describe_verdict
+from pipeline.types import Tap
 
 # training pictures. Always small: with 47 to 800 a linear head matches fine-tuning or beats it (Kornblith et
 # al. 2019, arXiv:1805.08974). Large: on the 12 photograph sets of SimCLR's Table B.5 (arXiv:2002.05709)
@@ -32,6 +34,7 @@ from pipeline.types import (
 # predict the gain there (rank correlation 0.12, against 0.58 for their total).
 ALWAYS_SMALL_BELOW = 800
 SMALLEST_CLASS = 10
+UNEVEN = 0.8  # effective number of classes over their number, from which down imbalance is a reason of its own
 LARGE_FROM_SIMILAR = 5_000
 LARGE_FROM_DIFFERENT = 2_000
 
@@ -57,6 +60,7 @@ class Wishes:
 NO_WISHES = Wishes()
 EVIDENCE = "evidence"  # who changed a plan, where nobody did
 FINETUNING: tuple[Strategy, ...] = ("fine-tune", "fine-tune-or-scratch")  # what trains the whole network
+HEADS_ONLY = "Labels that do not exclude each other get a head; fine-tuning is not offered for them yet"
 
 # (large, similar) -> case
 CASES: dict[tuple[bool, bool], Case] = {
@@ -86,7 +90,9 @@ CASES: dict[tuple[bool, bool], Case] = {
 }
 
 
-def measure_size(labels: Sequence[int], num_classes: int, verdict: SimilarityVerdict) -> Size:
+def measure_size(
+    labels: Sequence[int], num_classes: int, verdict: SimilarityVerdict, num_pictures: int | None = None
+) -> Size:
     """Judge how much there is to learn from.
 
     Parameters
@@ -95,10 +101,29 @@ def measure_size(labels: Sequence[int], num_classes: int, verdict: SimilarityVer
         Of the distinct training pictures; below `num_classes`.
     verdict
         Of the similarity: what is large depends on it.
+    num_pictures
+        Where labels do not exclude each other, so that a picture has any number of them.
     """
-    smallest = int(np.bincount(np.asarray(labels, dtype=np.intp), minlength=num_classes).min())
-    enough = len(labels) >= max(_large_from(verdict), ALWAYS_SMALL_BELOW) and smallest >= SMALLEST_CLASS
-    return Size(len(labels), num_classes, smallest, "large" if enough else "small")
+    num_train = len(labels) if num_pictures is None else num_pictures
+    counts = np.bincount(np.asarray(labels, dtype=np.intp), minlength=num_classes)
+    smallest = int(counts.min())
+    return Size(num_train, num_classes, smallest, judge_size(num_train, smallest, verdict), _effective_number(counts))
+
+
+def _effective_number(counts: NDArray[np.integer]) -> float:
+    """Return exp(entropy) of the class frequencies: Hill's number of order 1 (Hill 1973, Ecology 54:427-432)."""
+    frequencies = counts[counts > 0] / max(counts.sum(), 1)
+    return float(np.exp(-(frequencies * np.log(frequencies)).sum()))
+
+
+def judge_size(num_train: int, smallest_class: int, verdict: SimilarityVerdict) -> SizeVerdict:
+    """Name a number of training pictures.
+
+    >>> judge_size(2_000, 10, "different"), judge_size(2_000, 10, "similar"), judge_size(2_000, 9, "different")
+    ('large', 'small', 'small')
+    """
+    enough = num_train >= max(_large_from(verdict), ALWAYS_SMALL_BELOW) and smallest_class >= SMALLEST_CLASS
+    return "large" if enough else "small"
 
 
 def plan_case(
@@ -107,6 +132,7 @@ def plan_case(
     backbone_name: str,
     taps: tuple[Tap, ...],
     wishes: Wishes = NO_WISHES,
+    exclusive: bool = True,
 ) -> Plan:
     """Choose case, strategy and candidate taps.
 
@@ -117,9 +143,13 @@ def plan_case(
         tell whether the top tap is enough. Only who asks for a head on top gets no other.
     wishes
         What somebody wants instead of what the rule says; kept in the plan with the rule's own choice.
+    exclusive
+        Whether the labels exclude each other. Where they do not, no whole network is trained yet.
 
     Raises
     ------
+    UsageError
+        When fine-tuning is wanted where it is not offered.
     DataError
         When there is nothing to train on.
     """
@@ -130,10 +160,18 @@ def plan_case(
     similar = similarity.verdict == "similar"
     textbook = CASES[size.verdict == "large", similar]
     case = textbook if wishes.case is None else get_case(wishes.case)
-    strategy = wishes.strategy or case.strategy
+    is_offered = exclusive or case.strategy not in FINETUNING
+    strategy = wishes.strategy or (case if is_offered else CASES[False, similar]).strategy
+    if strategy in FINETUNING and not exclusive:
+        raise UsageError(f"{HEADS_ONLY}. Choose head-on-top or head-on-evidence instead of {strategy}.")
     names = tuple(tap.name for tap in taps if wishes.strategy != "head-on-top" or tap.name == TOP)
     changes = _wished_changes(wishes, textbook, case)
-    reasons = (_similarity_reason(similarity), _size_reason(size, similarity.verdict), textbook.textbook)
+    reasons = (
+        describe_verdict(similarity),
+        _size_reason(size, similarity.verdict),
+        *_imbalance_reason(size),
+        textbook.textbook,
+    )
     return Plan(
         backbone=backbone_name,
         case=case.number,
@@ -141,10 +179,15 @@ def plan_case(
         taps=names,
         similarity=similarity,
         size=size,
-        reasons=reasons + tuple(map(describe_change, changes)) + _head_reasons(case, strategy, names),
+        reasons=(
+            *reasons,
+            *describe_details(similarity, backbone_name),
+            *map(describe_change, changes),
+            *_head_reasons(case, strategy, names, exclusive),
+        ),
         textbook=textbook.strategy,
         signals=_signals(similarity, size),
-        alternatives=_alternatives(strategy, size, similar),
+        alternatives=_alternatives(strategy, size, similar, exclusive),
         changes=changes,
     )
 
@@ -187,19 +230,6 @@ def _large_from(verdict: SimilarityVerdict) -> int:
     return LARGE_FROM_SIMILAR if verdict == "similar" else LARGE_FROM_DIFFERENT
 
 
-def _similarity_reason(similarity: Similarity) -> str:
-    distance = similarity.distance
-    measured = f"D_BN {distance:.3f} over {similarity.num_images:,} pictures"
-    if similarity.verdict == "similar":
-        return f"Similar: {measured} is below {SIMILAR_BELOW}, by {SIMILAR_BELOW - distance:.3f}."
-    if similarity.verdict == "different":
-        return f"Different: {measured} is above {DIFFERENT_ABOVE}, by {distance - DIFFERENT_ABOVE:.3f}."
-    return (
-        f"Ambiguous: {measured} lies between {SIMILAR_BELOW} and {DIFFERENT_ABOVE}. Treated as different, "
-        "because evidence can still choose the top tap from all taps."
-    )
-
-
 def _size_reason(size: Size, verdict: SimilarityVerdict) -> str:
     large_from = _large_from(verdict)
     kind = "similar" if verdict == "similar" else "different"
@@ -221,7 +251,19 @@ def _size_reason(size: Size, verdict: SimilarityVerdict) -> str:
     )
 
 
-def _head_reasons(case: Case, strategy: Strategy, names: tuple[str, ...]) -> tuple[str, ...]:
+def _imbalance_reason(size: Size) -> tuple[str, ...]:
+    effective = size.effective_classes
+    if effective is None or effective > UNEVEN * size.num_classes:
+        return ()
+    return (
+        f"Uneven: its {size.num_classes:,} classes are as varied as {effective:.1f} even ones "
+        f"(exp of the entropy), the smallest has {size.smallest_class:,} of {size.num_train:,} pictures.",
+    )
+
+
+def _head_reasons(case: Case, strategy: Strategy, names: tuple[str, ...], exclusive: bool) -> tuple[str, ...]:
+    if not exclusive:
+        return (f"{HEADS_ONLY}, so the strategy is {strategy}.",)
     if strategy not in FINETUNING:
         return ()
     taps = "the top tap" if len(names) == 1 else f"up to {len(names)} taps"
@@ -243,7 +285,8 @@ def _wished_changes(wishes: Wishes, textbook: Case, case: Case) -> tuple[Change,
 
 def _signals(similarity: Similarity, size: Size) -> tuple[Signal, ...]:
     large_from = max(_large_from(similarity.verdict), ALWAYS_SMALL_BELOW)
-    boundary = DIFFERENT_ABOVE if similarity.verdict == "different" else SIMILAR_BELOW
+    similar_below, different_above = similarity.limits
+    boundary = different_above if similarity.verdict == "different" else similar_below
     return (
         Signal("D_BN (nats)", similarity.distance, boundary, "similar below, different above"),
         Signal("training pictures", size.num_train, large_from, "small below, large from it on"),
@@ -251,7 +294,7 @@ def _signals(similarity: Similarity, size: Size) -> tuple[Signal, ...]:
     )
 
 
-def _alternatives(strategy: Strategy, size: Size, similar: bool) -> tuple[Alternative, ...]:
+def _alternatives(strategy: Strategy, size: Size, similar: bool, exclusive: bool) -> tuple[Alternative, ...]:
     small = size.verdict == "small"
     why_not: dict[Strategy, str] = {
         "head-on-top": "it is tried as one of the taps, and taken if none of the others helps"
@@ -267,4 +310,6 @@ def _alternatives(strategy: Strategy, size: Size, similar: bool) -> tuple[Altern
         if small
         else "weights trained on similar data are the better start",
     }
+    if not exclusive:
+        why_not |= dict.fromkeys(FINETUNING, "it is not offered yet for labels that do not exclude each other")
     return tuple(Alternative(name, reason) for name, reason in why_not.items() if name != strategy)

@@ -24,7 +24,12 @@ def load_classifier(folder: Path) -> Engine:
 
 
 def predict_files(
-    paths: Iterable[str], engine: Engine, recipe: Recipe, classes: Sequence[str], top: int
+    paths: Iterable[str],
+    engine: Engine,
+    recipe: Recipe,
+    classes: Sequence[str],
+    top: int,
+    thresholds: Sequence[float] = (),
 ) -> Iterator[Prediction]:
     """Predict one row per path, in order; a file that is no picture gives a row with its error.
 
@@ -32,6 +37,8 @@ def predict_files(
     ----------
     top
         How many classes a row names, best first.
+    thresholds
+        Of the labels, where they do not exclude each other: a row then also has those that reach theirs.
     """
     work = work_ahead(paths, lambda path: (path, _read(path, recipe)))
     batches = ((batch, _pixels([item for _, item in batch], recipe)) for batch in batched(work, engine.batch))
@@ -40,9 +47,9 @@ def predict_files(
         for path, item in batch:
             row = next(probabilities)
             if isinstance(item, str):
-                yield Prediction(path, error=item)
+                yield Prediction(path, error=item, labels=() if thresholds else None)
             else:
-                yield Prediction(path, _best(row, classes, top))
+                yield Prediction(path, _best(row, classes, top), labels=_given(row, classes, thresholds))
 
 
 def _read(path: str, recipe: Recipe) -> Pixels | str:
@@ -63,3 +70,9 @@ def _pixels(items: Sequence[Pixels | str], recipe: Recipe) -> Pixels:
 def _best(row: Array, classes: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
     order = np.argsort(-row, kind="stable")[:top]
     return tuple((classes[index], float(row[index])) for index in order)
+
+
+def _given(row: Array, classes: Sequence[str], thresholds: Sequence[float]) -> tuple[tuple[str, float], ...] | None:
+    if not thresholds:
+        return None
+    return tuple(pair for pair in _best(row, classes, len(classes)) if pair[1] >= thresholds[classes.index(pair[0])])

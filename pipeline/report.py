@@ -8,7 +8,17 @@ from typing import Any
 
 from pipeline.markdown import bullets, capped, printable, section, table, text
 from pipeline.plan import describe_case
-from pipeline.report_decision import decision, head_section, similarity_section, size_section, why
+from pipeline.report_curves import layers_section, learning_curve_section
+from pipeline.report_decision import (
+    backbones_section,
+    decision,
+    head_section,
+    quote_section,
+    similarity_section,
+    size_section,
+    why,
+)
+from pipeline.report_labels import is_of_labels, label_metrics, label_table
 
 MAX_CONFUSIONS = 10
 MAX_MATRIX_CLASSES = 15
@@ -28,7 +38,10 @@ def render_report(record: Record) -> str:
         decision(record),
         similarity_section(record),
         size_section(record),
+        backbones_section(record),
         head_section(record),
+        layers_section(record),
+        learning_curve_section(record),
         _finetune(record),
         _metrics(record),
         _classes(record),
@@ -37,6 +50,7 @@ def render_report(record: Record) -> str:
         _certificate(record),
         _data(record),
         _features(record),
+        quote_section(record),
         _seconds(record),
         _lineage(record),
         _usage(record),
@@ -62,11 +76,13 @@ def _verdict(record: Record) -> str:
         )
     if "metrics" in record:
         metrics = record["metrics"]
-        low, high = metrics["accuracy_interval"]
-        sentences.append(
-            f"**Accuracy {metrics['accuracy']:.1%}** (95 % interval {low:.1%} to {high:.1%}) "
-            f"on {metrics['num_images']:,} {text(metrics['split'])} pictures."
-        )
+        if is_of_labels(record):
+            low, high = metrics["map_interval"]
+            figure = f"mAP {metrics['mean_average_precision']:.3f}** (95 % interval {low:.3f} to {high:.3f})"
+        else:
+            low, high = metrics["accuracy_interval"]
+            figure = f"Accuracy {metrics['accuracy']:.1%}** (95 % interval {low:.1%} to {high:.1%})"
+        sentences.append(f"**{figure} on {metrics['num_images']:,} {text(metrics['split'])} pictures.")
     return " ".join(sentences)
 
 
@@ -117,21 +133,50 @@ def _curve(curve: Sequence[Record]) -> Iterable[str]:
 def _metrics(record: Record) -> str:
     if "metrics" not in record:
         return ""
+    if is_of_labels(record):
+        return label_metrics(record)
     metrics = record["metrics"]
-    rows = (
-        ("accuracy", f"{metrics['accuracy']:.4f}"),
-        ("balanced accuracy", f"{metrics['balanced_accuracy']:.4f}"),
-        ("macro F1", f"{metrics['macro_f1']:.4f}"),
-        ("log loss (nats)", f"{metrics['log_loss']:.4f}"),
-        ("expected calibration error", f"{metrics['ece']:.4f}"),
+    names = {
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "macro_f1": "macro F1",
+        "log_loss": "log loss (nats)",
+        "ece": "expected calibration error",
+    }
+    intervals = metrics.get("intervals", {})
+    rows = [
+        (label, f"{metrics[key]:.4f}", "{:.4f} to {:.4f}".format(*intervals[key]) if key in intervals else "")
+        for key, label in names.items()
+    ]
+    return section("Metrics", *table(("metric", "value", "95 % interval"), rows), *_calibration(record))
+
+
+def _calibration(record: Record) -> Iterable[str]:
+    """Say how much of the calibration error is chance, and where the rest may come from."""
+    metrics, head = record["metrics"], record.get("head", {})
+    mean, highest = metrics.get("ece_by_chance", (0.0, 0.0))
+    if not highest:
+        return []
+    said = (
+        f"Were every probability exactly right, chance alone would make a calibration error of {mean:.4f} on "
+        f"{metrics['num_images']:,} pictures, and above {highest:.4f} once in twenty times."
     )
-    return section("Metrics", *table(("metric", "value"), rows))
+    if metrics["ece"] > highest and "loo_log_loss" in head:
+        said += (
+            f" The error here is more: the probabilities were fitted on held-out training pictures, with a log loss of "
+            f"{head['loo_log_loss']:.3f} nats there and {metrics['log_loss']:.3f} here."
+        )
+        if metrics["log_loss"] > head["loo_log_loss"]:
+            said += " The pictures scored are harder than those trained on, and no figure of the latter can tell."
+    return ["", said]
 
 
 def _classes(record: Record) -> str:
     per_class = record.get("metrics", {}).get("per_class")
     if not per_class:
         return ""
+    if is_of_labels(record):
+        return label_table(record)
     worst_first = sorted(per_class, key=lambda row: (row["num_images"] == 0, row["f1"], row["name"]))
     rows = [
         (row["name"], row["num_images"], *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")))
@@ -154,7 +199,7 @@ def _confusions(record: Record) -> str:
 
 def _matrix(record: Record) -> str:
     names, matrix = _confusion(record)
-    if not 0 < len(names) <= MAX_MATRIX_CLASSES:
+    if not matrix or len(names) > MAX_MATRIX_CLASSES:
         return ""
     rows = [(name, *row) for name, row in zip(names, matrix, strict=True)]
     return section("Confusion matrix", *table(("is / taken for", *names), rows))
@@ -170,10 +215,11 @@ def _certificate(record: Record) -> str:
         return ""
     proof = record["certificate"]
     verdict = "Passed" if proof["passed"] else "**Failed**"
+    same = "labels" if is_of_labels(record) else "class"
     return section(
         "Certificate",
         f"{verdict}: on {proof['num_images']:,} pictures the saved model and the cached path differ by at "
-        f"most {proof['max_difference']:.2g} (tolerance {proof['tolerance']:.2g}) and name the same class for "
+        f"most {proof['max_difference']:.2g} (tolerance {proof['tolerance']:.2g}) and name the same {same} for "
         f"{proof['argmax_agreement']:.1%}.",
     )
 

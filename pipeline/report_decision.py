@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.markdown import bullets, section, table, text
+from pipeline.report_labels import is_of_labels
 
 Record = Mapping[str, Any]
 
@@ -30,11 +31,46 @@ def similarity_section(record: Record) -> str:
     note = f" Similar below {limits['similar']}, different above {limits['different']}." if limits else ""
     return section(
         "Similarity",
-        f"{text(similarity['verdict']).capitalize()}, measured on {similarity['num_images']:,} pictures."
-        f"{note} Early layers see blur, sensor and size; late layers see what is shown.",
+        f"{text(similarity['verdict']).capitalize()}, measured on {similarity['num_images']:,} pictures"
+        f"{_measured_with(similarity)}.{note} Early layers see blur, sensor and size; late layers see what is shown.",
         "",
         *table(("layers", "D_BN (nats)"), rows),
+        *_neighbours(similarity),
     )
+
+
+def _measured_with(similarity: Record) -> str:
+    with_what = f" with {text(similarity['measured_with'])}" if similarity.get("measured_with") else ""
+    if not similarity.get("interval"):
+        return with_what
+    low, high = similarity["interval"]
+    return f"{with_what} (95 %: {low:.3f} to {high:.3f})"
+
+
+def _neighbours(similarity: Record) -> list[str]:
+    """Place the dataset among known ones, nearest to ImageNet first."""
+    known = [(row["name"], row["distance"]) for row in similarity.get("references", ())]
+    if not known:
+        return []
+    ranked = sorted([*known, ("this dataset", similarity["distance"])], key=lambda row: row[1])
+    return ["", *table(("among known datasets", "D_BN (nats)"), [(name, f"{value:.3f}") for name, value in ranked])]
+
+
+def backbones_section(record: Record) -> str:
+    """Show how the backbones compared, where the choice was left open."""
+    if not record.get("backbones"):
+        return ""
+    rows = [
+        (
+            row["backbone"],
+            "" if row["error"] is None else f"{row['error']:.4f}",
+            "" if row["logme"] is None else f"{row['logme']:.3f}",
+            row["why_not"],
+        )
+        for row in record["backbones"]
+    ]
+    columns = ("backbone", "leave-one-out squared error", "log evidence", "not tried because")
+    return section("Backbones", *table(columns, rows))
 
 
 def size_section(record: Record) -> str:
@@ -59,17 +95,27 @@ def head_section(record: Record) -> str:
             "yes" if row["tap"] in chosen else "",
             f"{row['share']:.2f}" if row.get("share") else "",
             f"{row['logme']:.3f}",
-            f"{row['loo_error']:.1%}",
+            f"{1 - row['loo_error']:.3f}" if is_of_labels(record) else f"{row['loo_error']:.1%}",
             f"{row['penalty']:.3g}",
         )
         for row in head.get("evidence") or head["taps"]
     ]
+    figure = "mAP" if is_of_labels(record) else "error"
     return section(
         "Head",
-        f"Leave-one-out error {head['loo_error']:.1%}, log loss {head['loo_log_loss']:.3f} nats, "
-        f"temperature {head['temperature']:.1f}.",
+        head_figures(record),
         "",
-        *table(("tap", "chosen", "share", "log evidence", "leave-one-out error", "penalty"), rows),
+        *table(("tap", "chosen", "share", "log evidence", f"leave-one-out {figure}", "penalty"), rows),
+    )
+
+
+def head_figures(record: Record) -> str:
+    head = record["head"]
+    if is_of_labels(record):
+        return f"Leave-one-out mAP {1 - head['loo_error']:.3f}, log loss {head['loo_log_loss']:.3f} nats a label."
+    return (
+        f"Leave-one-out error {head['loo_error']:.1%}, log loss {head['loo_log_loss']:.3f} nats, "
+        f"temperature {head['temperature']:.1f}."
     )
 
 
@@ -97,3 +143,15 @@ def decision(record: Record) -> str:
         "",
         *bullets(f"{item['strategy']}: {item['why_not']}." for item in record["alternatives"]),
     )
+
+
+def quote_section(record: Record) -> str:
+    """Show what was predicted beside what came."""
+    scored = record.get("quote_scored")
+    if not scored:
+        return ""
+    rows = [
+        (what, f"{row['predicted']:.2f}", f"{row['actual']:.2f}", f"{row['ratio']:.2f}" if row["ratio"] else "")
+        for what, row in scored.items()
+    ]
+    return section("Quote", *table(("up to the head", "predicted", "actual", "actual / predicted"), rows))

@@ -17,9 +17,9 @@ Digest = bytes  # 32 bytes, SHA-256 of an encoded image file
 
 Split = Literal["train", "val", "test"]
 TapKind = Literal["gap", "grid"]
-SimilarityVerdict = Literal["similar", "ambiguous", "different"]
-SizeVerdict = Literal["small", "large"]
-Strategy = Literal["head-on-top", "head-on-evidence", "fine-tune", "fine-tune-or-scratch"]
+LimitedBy = Literal["data-limited", "representation-limited"]
+Activation = Literal["softmax", "sigmoid"]
+HeadKind = Literal["stacked", "joined"]
 
 
 # ── backbones ────────────────────────────────────────────────────────────────────────────────────
@@ -118,7 +118,13 @@ class FileEntry:
     size_bytes: int
     mtime_ns: int
     split: Split | None  # from a train/val/test folder, None where the system splits
-    label: str  # class name
+    labels: tuple[str, ...]  # class names, sorted: one, or any number where they do not exclude each other
+
+    @property
+    def label(self) -> str:
+        """The class, where classes exclude each other; ValueError where they do not."""
+        (only,) = self.labels
+        return only
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +141,14 @@ class Image:
 
     digest: Digest
     path: str  # relative to the root; the first in order where several files hold the same bytes
-    label: int  # index into the manifest's classes
+    labels: tuple[int, ...]  # indices into the manifest's classes, ascending; one where these exclude each other
     split: Split
+
+    @property
+    def label(self) -> int:
+        """The class, where classes exclude each other; ValueError where they do not."""
+        (only,) = self.labels
+        return only
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,90 +163,18 @@ class Manifest:
     num_files: int = 0
     num_duplicates: int = 0  # files whose bytes another file of the manifest already has
     notes: tuple[str, ...] = ()  # what a user should know: label conflicts, leaks, tiny classes
+    exclusive: bool = True  # every picture has exactly one label; else any number of them
 
     @property
     def fingerprint(self) -> str:
-        rows = sorted((image.digest.hex(), image.label, image.split) for image in self.images)
-        return fingerprint({"classes": list(self.classes), "images": rows})
+        if self.exclusive:
+            rows = sorted((image.digest.hex(), image.label, image.split) for image in self.images)
+            return fingerprint({"classes": list(self.classes), "images": rows})
+        several = sorted((image.digest.hex(), image.labels, image.split) for image in self.images)
+        return fingerprint({"classes": list(self.classes), "images": several, "exclusive": False})
 
     def of_split(self, *splits: Split) -> tuple[Image, ...]:
         return tuple(image for image in self.images if image.split in splits)
-
-
-# ── the decision ─────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Similarity:
-    """Distance between a dataset's activation statistics and the backbone's own (D_BN, nats)."""
-
-    distance: float
-    early: float  # mean over the first third of the layers: blur, sensor, size
-    middle: float
-    late: float  # semantic shift
-    num_images: int
-    verdict: SimilarityVerdict
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How much there is to learn from."""
-
-    num_train: int  # distinct training pictures
-    num_classes: int
-    smallest_class: int  # training pictures
-    verdict: SizeVerdict
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """A measured number, and the boundary it was held against."""
-
-    name: str
-    value: float
-    threshold: float
-    says: str  # which side of the threshold means what
-
-    @property
-    def margin(self) -> float:
-        """Distance to the boundary, in the signal's own unit; below 0 where the value is below it."""
-        return self.value - self.threshold
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """A strategy that is not taken."""
-
-    strategy: Strategy
-    why_not: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What was decided instead of what the rule says: by somebody, or by evidence that came later."""
-
-    what: Literal["case", "strategy", "backbone"]
-    value: str
-    instead_of: str
-    by: str  # who asked for it, or "evidence"
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What will be done and why; a value that can be printed, saved and tested."""
-
-    backbone: str
-    case: int  # 1 small+similar, 2 small+different, 3 large+similar, 4 large+different
-    strategy: Strategy
-    taps: tuple[str, ...]  # candidates for the head
-    similarity: Similarity
-    size: Size
-    reasons: tuple[str, ...]
-    textbook: Strategy = "head-on-evidence"  # what the table of the four cases says, whatever came after
-    signals: tuple[Signal, ...] = ()
-    alternatives: tuple[Alternative, ...] = ()
-    changes: tuple[Change, ...] = ()
 
 
 # ── features, heads, results ─────────────────────────────────────────────────────────────────────
@@ -260,7 +200,7 @@ class HeadTap:
     bias: Array  # (classes,)
     penalty: float  # ridge lambda that leave-one-out chose
     logme: float  # corrected log evidence per sample and class
-    loo_error: float  # leave-one-out error rate of this tap alone, 0-1
+    loo_error: float  # leave-one-out error rate of this tap alone, 0-1; 1 - mAP with "sigmoid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,12 +209,29 @@ class Head:
 
     taps: tuple[HeadTap, ...]
     temperature: float  # multiplies scores; fitted on leave-one-out scores
-    loo_error: float
-    loo_log_loss: float
+    loo_error: float  # share of held-out pictures misclassified; 1 - mAP with "sigmoid"
+    loo_log_loss: float  # of pictures that temperature and offsets were not fitted on
     evidence: tuple[
         Mapping[str, Any], ...
     ] = ()  # one row per candidate: tap, kind, logme, loo_error, penalty, share of the head
     reasons: tuple[str, ...] = ()
+    activation: Activation = "softmax"  # "sigmoid": labels do not exclude each other, and temperature is 1
+    thresholds: tuple[float, ...] = ()  # of each label, with "sigmoid": given where its probability reaches it
+    kind: HeadKind = "stacked"  # a ridge on every tap, weighted; or one ridge on the taps side by side
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCurve:
+    """How the head's held-out error falls with more training pictures. Rates are 0-1; empty where it cannot be told."""
+
+    reason: str
+    sizes: tuple[int, ...] = ()  # training pictures
+    errors: tuple[float, ...] = ()
+    floor: float = 0.0  # of the law error(n) = floor + slope / sqrt(n)
+    slope: float = 0.0
+    gain_of_doubling: float = 0.0  # accuracy expected of twice as many pictures
+    gain_interval: tuple[float, float] = (0.0, 0.0)  # 95 %, by resampling pictures
+    verdict: LimitedBy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +248,24 @@ class Metrics:
     ece: float  # expected calibration error, 15 equal-width bins
     per_class: tuple[Mapping[str, Any], ...]  # name, num_images, precision, recall, f1
     confusion: tuple[tuple[int, ...], ...]  # rows: true class, columns: predicted
+    ece_by_chance: tuple[float, float] = (0.0, 0.0)  # mean, 95th percentile: had every probability been exactly right
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by resampling pictures
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMetrics:
+    """How good a model of labels that do not exclude each other is on one split. Rates are 0-1."""
+
+    split: Split
+    num_images: int
+    mean_average_precision: float  # over the labels that some picture has
+    map_interval: tuple[float, float]  # 95 %, by resampling pictures
+    macro_f1: float  # this and what follows: with a label given where its probability reaches its threshold
+    micro_f1: float
+    subset_accuracy: float  # pictures with every label right
+    log_loss: float  # nats a label and picture
+    ece: float  # expected calibration error of the labels' probabilities, 15 equal-width bins
+    per_class: tuple[Mapping[str, Any], ...]  # name, num_images, average_precision, threshold, precision, recall, f1
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +275,7 @@ class Prediction:
     path: str
     top: tuple[tuple[str, float], ...] = ()  # (class, probability), best first
     error: str | None = None
+    labels: tuple[tuple[str, float], ...] | None = None  # above their thresholds, where labels exclude no other
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,12 @@ RECIPE_FORMAT = "headstart.recipe"
 VERSION = 1
 
 
-def write_bundle_files(folder: Path, classes: Sequence[str], recipe: Recipe, report: str) -> None:
-    """Write everything of a bundle but the model file and the record."""
-    write_json(folder / CLASSES_FILE, {"classes": list(classes)}, CLASSES_FORMAT, VERSION)
+def write_bundle_files(
+    folder: Path, classes: Sequence[str], recipe: Recipe, report: str, thresholds: Sequence[float] = ()
+) -> None:
+    """Write everything of a bundle but the model file and the record; classes with thresholds exclude no other."""
+    document = {"classes": list(classes), **({"thresholds": list(thresholds)} if thresholds else {})}
+    write_json(folder / CLASSES_FILE, document, CLASSES_FORMAT, VERSION)
     write_json(folder / RECIPE_FILE, {"recipe": asdict(recipe)}, RECIPE_FORMAT, VERSION)
     (folder / REPORT_FILE).write_text(report, encoding="utf-8")
 
@@ -30,6 +33,11 @@ def write_bundle_files(folder: Path, classes: Sequence[str], recipe: Recipe, rep
 def read_classes(folder: Path) -> tuple[str, ...]:
     """Read the class names, in the order of the model's outputs."""
     return tuple(read_json(folder / CLASSES_FILE, CLASSES_FORMAT, VERSION)["classes"])
+
+
+def read_thresholds(folder: Path) -> tuple[float, ...]:
+    """Read the probability from which on each label is given; empty where classes exclude each other."""
+    return tuple(read_json(folder / CLASSES_FILE, CLASSES_FORMAT, VERSION).get("thresholds", ()))
 
 
 def read_recipe(folder: Path) -> Recipe:

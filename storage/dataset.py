@@ -32,6 +32,7 @@ MAX_NAMED = 5  # names that a note or an error spells out
 _Identity = tuple[int, int]  # device, inode
 
 _KINDS = {
+    stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -40,11 +41,12 @@ _KINDS = {
 
 
 class Listing(NamedTuple):
-    """What a folder holds; every list sorted by path."""
+    """What a folder holds, or a table lists; every list sorted by path."""
 
     files: list[FileEntry]
     rejected: list[Rejected]
     notes: list[str]
+    exclusive: bool = True  # every file has exactly one label
 
 
 class _Node(NamedTuple):
@@ -151,8 +153,7 @@ class _Walk:
                 if stat.S_ISREG(node.status.st_mode):
                     self._files.append(self._entry(split, folder.name, node))
                 elif not node.is_folder:
-                    kind = _KINDS.get(stat.S_IFMT(node.status.st_mode), "something else")
-                    self._reject(node.path, f"not a file but {kind}")
+                    self._reject(node.path, f"not a file but {kind_of(node.status)}")
                 elif node.identity in seen:
                     self._reject(node.path, "link to a folder that is above it or was already visited")
                 else:
@@ -165,7 +166,7 @@ class _Walk:
             size_bytes=node.status.st_size,
             mtime_ns=node.status.st_mtime_ns,
             split=split,
-            label=label,
+            labels=(label,),
         )
 
     def _reject(self, path: str, reason: str) -> None:
@@ -211,14 +212,24 @@ class _Walk:
                 if split in ("val", "test") and (split, label) in filled and ("train", label) not in filled
             ]:
                 yield f"Classes{where} that are not in train: {_some(unlearnt)}."
-        alike = defaultdict(set)
-        for _, label in filled:
-            alike[unicodedata.normalize("NFC", label).casefold()].add(label)
-        for labels in sorted(sorted(labels) for labels in alike.values() if len(labels) > 1):
-            yield f"Classes whose names differ only in case or spelling: {_some(labels)}."
+        yield from alike_notes({label for _, label in filled})
 
     def _wanted(self) -> str:
         return f"wanted {self._root}/class/image.jpg or {self._root}/train/class/image.jpg"
+
+
+def kind_of(status: os.stat_result) -> str:
+    """Say what something that is no regular file is."""
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+
+
+def alike_notes(labels: Iterable[str]) -> Iterator[str]:
+    """Name the classes that somebody may have meant to be one."""
+    alike = defaultdict(set)
+    for label in labels:
+        alike[unicodedata.normalize("NFC", label).casefold()].add(label)
+    for names in sorted(sorted(names) for names in alike.values() if len(names) > 1):
+        yield f"Classes whose names differ only in case or spelling: {_some(names)}."
 
 
 def _some(names: Collection[str]) -> str:

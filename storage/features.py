@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from types import TracebackType
@@ -289,6 +289,27 @@ def read_together(stores: Sequence[FeatureStore], digests: Sequence[Digest], tap
     """Read the same images from several stores, one after the other: (stores x images, dim)."""
     parts = [store.read(digests, tap) for store in stores]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+class StoredTaps(Mapping[str, Array]):
+    """The taps of given images, each read when it is asked for and kept by nobody: all together may not fit in memory.
+
+    A tap is (stores x images, dim), store after store.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore], digests: Sequence[Digest], taps: Sequence[str]) -> None:
+        self._stores, self._digests, self._taps = stores, digests, taps
+
+    def __getitem__(self, tap: str) -> Array:
+        if tap not in self._taps:
+            raise KeyError(tap)
+        return read_together(self._stores, self._digests, tap)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._taps)
+
+    def __len__(self) -> int:
+        return len(self._taps)
 
 
 def _by_shard(shard_of: Indices, row_of: Indices) -> Iterator[tuple[int, Indices]]:

@@ -84,13 +84,17 @@ def write_manifest(workspace: Workspace, manifest: Manifest, rebind: bool = Fals
 
 def _to_bytes(manifest: Manifest, ref: DatasetRef) -> bytes:
     """Encode a header that vouches for itself and for the rows below it, one per image."""
-    rows = [[image.digest.hex(), image.path, image.label, image.split] for image in manifest.images]
+    rows = [
+        [image.digest.hex(), image.path, image.label if manifest.exclusive else image.labels, image.split]
+        for image in manifest.images
+    ]
     body = "".join(f"{json.dumps(row)}\n" for row in rows).encode("ascii")
     header = {
         "dataset": manifest.dataset,
         "root": manifest.root,
         "fingerprint": ref.fingerprint,
         "classes": manifest.classes,
+        "exclusive": manifest.exclusive,  # one label a row, else a list of labels
         "rows_sha256": hashlib.sha256(body).hexdigest(),
         "num_files": manifest.num_files,
         "num_duplicates": manifest.num_duplicates,
@@ -152,15 +156,19 @@ def read_manifest(workspace: Workspace, name: str, fingerprint: str | None = Non
 def _from_lines(header: dict[str, Any], lines: list[bytes], path: Path) -> Manifest:
     try:
         rows = [json.loads(line) for line in lines]
+        exclusive = header.get("exclusive", True)  # earlier versions knew nothing else
         return Manifest(
             dataset=header["dataset"],
             root=header["root"],
             classes=tuple(header["classes"]),
-            images=tuple(Image(bytes.fromhex(row[0]), row[1], row[2], row[3]) for row in rows),
+            images=tuple(
+                Image(bytes.fromhex(row[0]), row[1], (row[2],) if exclusive else tuple(row[2]), row[3]) for row in rows
+            ),
             rejected=tuple(Rejected(*pair) for pair in header["rejected"]),
             num_files=header["num_files"],
             num_duplicates=header["num_duplicates"],
             notes=tuple(header["notes"]),
+            exclusive=exclusive,
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DamagedError(f"{path} is damaged ({error}). Run `headstart plan` again.") from error

@@ -74,7 +74,12 @@ class _Blank(mmap.mmap):
 
 
 def write_pack(
-    store: FeatureStore, images: Sequence[Image], classes: Sequence[str], path: Path, taps: Sequence[str] | None = None
+    store: FeatureStore,
+    images: Sequence[Image],
+    classes: Sequence[str],
+    path: Path,
+    taps: Sequence[str] | None = None,
+    exclusive: bool = True,
 ) -> None:
     """Write the features of images that the store has, whole or not at all; an existing file is replaced.
 
@@ -82,6 +87,8 @@ def write_pack(
     ----------
     taps
         Which ones; all of the space if None.
+    exclusive
+        Whether the labels exclude each other; else there is a row of 0 and 1 an image, a column a class.
 
     Raises
     ------
@@ -107,12 +114,21 @@ def write_pack(
     columns = [
         _column("key", np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)),
         *features,
-        _column("label", np.array([image.label for image in images], _LABEL)),
+        _label_column(images, len(classes), exclusive),
         _column("split", np.array([image.split for image in images], _SPLIT)),
         _column("path", np.array([os.fsencode(image.path) for image in images])),
         _column("classes", np.array([name.encode("utf-8", "surrogateescape") for name in classes])),
     ]
     write_stream(path, _stream(store.space, columns))
+
+
+def _label_column(images: Sequence[Image], num_classes: int, exclusive: bool) -> _Column:
+    if exclusive:
+        return _column("label", np.array([image.label for image in images], _LABEL))
+    marks = np.zeros((len(images), num_classes), _LABEL)
+    for row, image in enumerate(images):
+        marks[row, list(image.labels)] = 1
+    return _column("label", marks)
 
 
 def _column(name: str, values: NDArray[Any]) -> _Column:
@@ -169,7 +185,7 @@ class Pack:
     classes: tuple[str, ...]
     keys: Keys  # (n, 32)
     features: Mapping[str, Rows]  # tap -> (n, dim), in the space's dtype
-    labels: NDArray[np.int32]  # (n,)
+    labels: NDArray[np.int32]  # (n,); (n, classes) of 0 and 1 where labels do not exclude each other
     splits: NDArray[np.bytes_]  # (n,) b"train", b"val" or b"test"
     paths: NDArray[np.bytes_]  # (n,)
     sha256: bytes
@@ -231,19 +247,19 @@ def _map_datasets(file: h5py.File, num_bytes: int, mapped: mmap.mmap, path: Path
     def texts(name: str, count: int) -> NDArray[np.bytes_]:
         return array(name, (count,), np.dtype(f"S{file[name].dtype.itemsize}"))
 
+    num_classes = len(file["classes"])
+    several = file["label"].ndim == 2
     dtype = np.dtype(str(json.loads(text_of(file, "descriptor"))["dtype"])).newbyteorder("<")
     sha256_offset = offset_of(file, "sha256", (DIGEST_BYTES,), np.dtype(np.uint8), num_bytes, path)
     return Pack(
         path=path,
         space_id=text_of(file, "space"),
-        classes=tuple(
-            name.decode("utf-8", "surrogateescape") for name in texts("classes", len(file["classes"])).tolist()
-        ),
+        classes=tuple(name.decode("utf-8", "surrogateescape") for name in texts("classes", num_classes).tolist()),
         keys=array("key", (num_rows, DIGEST_BYTES), np.dtype(np.uint8)),
         features={
             tap: array(f"features/{tap}", (num_rows, file["features"][tap].shape[1]), dtype) for tap in file["features"]
         },
-        labels=array("label", (num_rows,), _LABEL),
+        labels=array("label", (num_rows, num_classes) if several else (num_rows,), _LABEL),
         splits=array("split", (num_rows,), _SPLIT),
         paths=texts("path", num_rows),
         sha256=mapped[sha256_offset : sha256_offset + DIGEST_BYTES],

@@ -13,9 +13,9 @@ from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["similarity", "backbones", "tuning", "audits"]
+Kind = Literal["similarity", "backbones", "tuning", "audits", "rankings", "rates"]
 
-VERSIONS: dict[Kind, int] = {"similarity": 1, "backbones": 1, "tuning": 1, "audits": 1}
+VERSIONS: dict[Kind, int] = {"similarity": 1, "backbones": 1, "tuning": 1, "audits": 1, "rankings": 1, "rates": 1}
 
 
 def write_record(workspace: Workspace, kind: Kind, key: str, value: Mapping[str, Any]) -> None:

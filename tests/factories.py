@@ -12,24 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
+from pipeline.decision import Plan, Similarity, Size
 from pipeline.manifest import Picture
-from pipeline.types import (
-    FeatureBlock,
-    FileEntry,
-    Head,
-    HeadTap,
-    Image,
-    Manifest,
-    Plan,
-    Recipe,
-    Rejected,
-    Similarity,
-    Size,
-    Space,
-    Tap,
-)
+from pipeline.types import FeatureBlock, FileEntry, Head, HeadTap, Image, Manifest, Recipe, Rejected, Space, Tap
 from storage.atomic import sealed
 
+PATCHES = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30)}
 COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60), (60, 200, 200))
 
 
@@ -40,7 +28,8 @@ def a_digest(number=0):
 def a_file(path="cats/0.png", **changed):
     """A file of a dataset folder; its label is its folder unless told otherwise."""
     parts = ("", *path.split("/"))
-    return replace(FileEntry(path, size_bytes=1000, mtime_ns=1, split=None, label=parts[-2]), **changed)
+    labels = (changed.pop("label", parts[-2]),)
+    return replace(FileEntry(path, size_bytes=1000, mtime_ns=1, split=None, labels=labels), **changed)
 
 
 def a_picture(path="cats/0.png", content=None, **changed):
@@ -49,13 +38,14 @@ def a_picture(path="cats/0.png", content=None, **changed):
 
 
 def an_image(number=0, **changed):
-    return replace(Image(a_digest(number), f"cats/{number}.png", label=0, split="train"), **changed)
+    labels = (changed.pop("label", 0),)
+    return replace(Image(a_digest(number), f"cats/{number}.png", labels, split="train"), **changed)
 
 
 def a_manifest(**changed):
     """Two classes of five pictures, one of each in test."""
     images = tuple(
-        Image(a_digest(5 * label + place), f"{name}/{place}.png", label, "test" if place == 0 else "train")
+        Image(a_digest(5 * label + place), f"{name}/{place}.png", (label,), "test" if place == 0 else "train")
         for label, name in enumerate(("cats", "dogs"))
         for place in range(5)
     )
@@ -157,6 +147,23 @@ def write_dataset(root: Path, num_classes=3, per_class=8, size=(40, 32), first=0
             path = root / f"class{label}" / f"{first + place:03d}.{'png' if place % 2 else 'jpg'}"
             write_photo(path, number, size, COLOURS[label % len(COLOURS)])
     return root
+
+
+def write_table(path: Path, num_pictures=60, size=(64, 64)):
+    """Write generated pictures with up to three coloured patches each, and the table of what is on them."""
+    rows = ["path,labels"]
+    for number in range(num_pictures):
+        rng = np.random.default_rng(number)
+        names = [name for name in PATCHES if rng.random() < 0.4]
+        picture = a_photo(number, size, colour=(120, 120, 120))
+        for place, name in zip(rng.permutation(4), names, strict=False):
+            corner = (int(place % 2) * size[0] // 2 + 2, int(place // 2) * size[1] // 2 + 2)
+            picture.paste(PATCHES[name], (*corner, corner[0] + size[0] // 2 - 4, corner[1] + size[1] // 2 - 4))
+        path.parent.joinpath("pictures").mkdir(parents=True, exist_ok=True)
+        picture.save(path.parent / "pictures" / f"{number:03d}.png")
+        rows.append(f"pictures/{number:03d}.png,{'|'.join(names)}")
+    path.write_text("\n".join(rows) + "\n")
+    return path
 
 
 def age(root: Path, seconds=60):

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import catalog, extraction, finetuning, onboarding, reading, training
+from tests.benchmarks import catalog, extraction, finetuning, heads, onboarding, reading, training
 
 PARTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "extraction": extraction.measure,
     "training": training.measure,
+    "heads": heads.measure,
     "finetuning": finetuning.measure,
     "onboarding": onboarding.measure,
     "reading": reading.measure,

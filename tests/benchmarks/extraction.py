@@ -29,7 +29,7 @@ SPEC = get_backbone("efficientnet_lite0")
 
 def measure(scratch: Path) -> list[dict[str, Any]]:
     photos = write_photos(scratch / "photos1000", NUM_IMAGES)
-    images = [Image(digest(path.read_bytes()), str(path), 0, "train") for path in sorted(photos.rglob("*.jpg"))]
+    images = [Image(digest(path.read_bytes()), str(path), (0,), "train") for path in sorted(photos.rglob("*.jpg"))]
     compiled = Workspace.open(scratch / "extraction-compiled")
     network = backbone_files(compiled, SPEC) / TAPS_FILE
     numbers = count()

@@ -28,7 +28,7 @@ def features_of(folder: Path, classes: list[str], engine: Engine):
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     images = {
         digest(path.read_bytes()): Image(
-            digest(path.read_bytes()), str(path), classes.index(path.relative_to(folder).parts[0]), "train"
+            digest(path.read_bytes()), str(path), (classes.index(path.relative_to(folder).parts[0]),), "train"
         )
         for path in paths
     }

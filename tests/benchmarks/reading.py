@@ -31,7 +31,7 @@ CLASSES = [f"class_{label:03}" for label in range(200)]
 def measure(scratch: Path) -> list[dict[str, Any]]:
     folder = scratch / "reading"
     images = [
-        Image(digest(str(number).encode()), f"{CLASSES[number % 200]}/image_{number:06}.jpg", number % 200, "train")
+        Image(digest(str(number).encode()), f"{CLASSES[number % 200]}/image_{number:06}.jpg", (number % 200,), "train")
         for number in range(NUM_ROWS)
     ]
     store = fill_store(folder / "store", images)

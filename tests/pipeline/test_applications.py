@@ -13,7 +13,16 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from pipeline.backbones import APPLICATIONS, BACKBONE_NAMES, DEFAULT_BACKBONE, check_backbone, get_backbone, parse_spec
+from pipeline.backbones import (
+    APPLICATIONS,
+    BACKBONE_NAMES,
+    BACKBONES,
+    DEFAULT_BACKBONE,
+    check_backbone,
+    get_backbone,
+    keras_file,
+    parse_spec,
+)
 from pipeline.errors import DamagedError, NotFoundError, NumericsError, UnknownNameError, UsageError
 from tests.conftest import ROOT
 from tests.factories import a_head, a_photo, an_image, encoded
@@ -41,7 +50,7 @@ SMALL = "mobilenet_v3_small"
 
 def test_the_default_backbone_is_the_first_of_all_names():
     assert BACKBONE_NAMES[0] == DEFAULT_BACKBONE
-    assert len(set(BACKBONE_NAMES)) == len(BACKBONE_NAMES) == 1 + len(APPLICATIONS)
+    assert len(set(BACKBONE_NAMES)) == len(BACKBONE_NAMES) == len(BACKBONES) + len(APPLICATIONS)
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
@@ -352,6 +361,55 @@ def test_every_network_is_a_backbone_at_its_own_size(name, describe, tmp_path):
     taps = " ".join(f"{tap.name}:{tap.dim}" for tap in spec.taps)
     row_bytes = sum(2 * tap.dim for tap in spec.taps)
     print(f"\n{name} | {spec.recipe.size} | {taps} | {row_bytes:,} | {seconds:.1f} | {difference:.1e}")
+
+
+@pytest.mark.sweep
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_keras_asks_for_the_file_that_we_look_for(name, keras, monkeypatch):
+    import sys
+
+    def get_file(fname, *_, **__):
+        raise StopIteration(fname)
+
+    builder = getattr(keras.applications, APPLICATIONS[name].builder)
+    monkeypatch.setattr(sys.modules["keras.src.utils.file_utils"], "get_file", get_file)
+    size = APPLICATIONS[name].size
+    with pytest.raises(StopIteration) as asked:
+        builder(include_top=False, weights="imagenet", input_shape=(size, size, 3))
+    assert asked.value.value == keras_file(name)
+
+
+# ── moments ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_random_weights_remember_no_data_and_have_no_moments(describe):
+    assert describe(SMALL).moments is None
+
+
+@pytest.mark.parametrize(("name", "num_layers"), [(SMALL, 34), ("vgg16", 0)])
+def test_moments_are_of_the_inputs_of_every_batchnorm_layer(tmp_path, keras, name, num_layers):
+    from pipeline.applications import describe_application
+    from pipeline.networks import load_backbone, moment_output, norm_statistics
+
+    file = tmp_path / "own.weights.h5"
+    builder = getattr(keras.applications, APPLICATIONS[name].builder)
+    builder(include_top=False, weights=None, input_shape=(224, 224, 3)).save_weights(file)
+    spec = describe_application(name, str(file))
+    network = load_backbone(spec)
+    statistics = norm_statistics(network)
+    assert len(statistics) == num_layers
+    if num_layers == 0:
+        assert spec.moments is None
+        return
+    assert spec.moments.dim == 2 * sum(len(layer.moving_mean) for layer in statistics)
+    inputs = [layer.input for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    probe = keras.Model(network.input, [inputs[0], inputs[-1], moment_output(network)])
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 224, 224, 3)).astype(np.float32)
+    first, last, moments = (np.asarray(value, dtype=np.float64) for value in probe(pixels))
+    channels = first.shape[-1]
+    assert np.allclose(moments[0, :channels], first.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
+    assert np.allclose(moments[0, -last.shape[-1] :], np.square(last).mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
 
 
 # ── weights ──────────────────────────────────────────────────────────────────────────────────────

@@ -133,6 +133,18 @@ def test_a_certificate_is_given_for_the_pixels_that_were_trained_on(model_file, 
         certify(model_file, large, expected, recipe=RECIPE)
 
 
+def test_labels_that_do_not_exclude_each_other_have_probabilities_of_their_own(spec, head, features, files, tmp_path):
+    from pipeline.delivery import certify
+    from pipeline.heads import head_probabilities
+
+    several = replace(head, temperature=1.0, activation="sigmoid", thresholds=(0.5, 0.5, 0.5))
+    expected = head_probabilities(several, features)
+    assert np.ptp(expected.sum(axis=1)) > 0.1
+    path, images = save(spec, several, tmp_path), [an_image(row, path=str(row)) for row in range(6)]
+    found = certify(path, images, lambda image: files[int(image.path)], RECIPE, expected, range(6), several.thresholds)
+    assert (found.num_images, found.argmax_agreement, found.passed) == (6, 1.0, True)
+
+
 def wrong_size(spec, head):
     return replace(spec, recipe=replace(spec.recipe, size=192)), head
 

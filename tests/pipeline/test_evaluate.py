@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
+from pipeline import evaluate as evaluation
 from pipeline.errors import DataError
-from pipeline.evaluate import evaluate, expected_calibration_error, wilson_interval
+from pipeline.evaluate import ece_by_chance, evaluate, expected_calibration_error, wilson_interval
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -79,3 +80,55 @@ def test_calibration_error_is_the_weighted_gap_of_the_bins():
 
 def test_full_confidence_falls_into_the_last_bin():
     assert expected_calibration_error(np.array([True, True]), np.array([1.0, 0.99])) == pytest.approx(0.005)
+
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
+
+
+def test_every_interval_holds_its_metric_and_narrows_with_pictures():
+    small, large = (evaluate(*a_prediction(num), CLASSES) for num in (200, 3200))
+    for name in METRICS[:4]:
+        low, high = small.intervals[name]
+        assert low < getattr(small, name) < high
+        narrow, wide = (metrics.intervals[name][1] - metrics.intervals[name][0] for metrics in (large, small))
+        assert narrow == pytest.approx(wide / 4, rel=0.35)
+
+
+def test_the_interval_of_the_accuracy_is_that_of_its_formula():
+    metrics = evaluate(*a_prediction(1000), CLASSES)
+    assert metrics.intervals["accuracy"] == pytest.approx(metrics.accuracy_interval, abs=0.005)
+
+
+def test_a_resample_scores_what_its_pictures_score():
+    labels, probabilities = a_prediction(60)
+    drawn = np.random.default_rng(3).integers(0, 60, 60)
+    times = np.bincount(drawn, minlength=60)[None].astype(float)
+    found = evaluation._resampled(times, labels, probabilities)
+    expected = evaluate(labels[drawn], probabilities[drawn], CLASSES)
+    for name in METRICS:
+        assert found[name][0] == pytest.approx(getattr(expected, name), rel=1e-6)
+
+
+def test_a_resample_leaves_out_classes_that_it_has_no_picture_of():
+    times = np.array([[2.0, 0.0]])
+    found = evaluation._resampled(times, np.array([0, 1]), np.eye(3)[[0, 0]])
+    assert (found["balanced_accuracy"][0], found["macro_f1"][0]) == (1, 1)
+
+
+def test_intervals_do_not_depend_on_the_size_of_the_parts(monkeypatch):
+    whole = evaluate(*a_prediction(50), CLASSES)
+    monkeypatch.setattr(evaluation, "CHUNK_VALUES", 1300)
+    assert evaluate(*a_prediction(50), CLASSES).intervals == whole.intervals
+
+
+def test_chance_makes_the_calibration_error_of_true_probabilities():
+    random = np.random.default_rng(5)
+    confidence = random.uniform(0.5, 1, 400)
+    mean, highest = ece_by_chance(confidence)
+    errors = [expected_calibration_error(random.random(400) < confidence, confidence) for _ in range(400)]
+    assert mean == pytest.approx(np.mean(errors), rel=0.05)
+    assert np.mean(np.array(errors) > highest) == pytest.approx(0.05, abs=0.03)
+
+
+def test_probabilities_that_are_always_sure_have_nothing_to_do_with_chance():
+    assert ece_by_chance(np.ones(50)) == (0, 0)

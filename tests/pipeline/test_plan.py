@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 
+from pipeline.decision import Change, Similarity, Size
 from pipeline.errors import DataError, UsageError
 from pipeline.plan import CASES, NO_WISHES, Wishes, measure_size, plan_case
-from pipeline.types import Change, Similarity, Size, Tap
+from pipeline.types import Tap
 
 TAPS = (
     Tap("stage5_gap", "block5", "gap", 112, 0),
@@ -147,3 +149,45 @@ def test_a_wish_that_the_rule_grants_anyway_is_kept_for_a_strategy_alone():
 def test_an_unknown_case_is_refused():
     with pytest.raises(UsageError, match="There is no case 5"):
         a_plan(wishes=Wishes(case=5))
+
+
+# ── labels that do not exclude each other ────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize(("similarity", "strategy"), [("similar", "head-on-top"), ("different", "head-on-evidence")])
+def test_labels_that_do_not_exclude_each_other_get_a_head_whatever_the_case(similarity, size, strategy):
+    measured = a_similarity(similarity), Size(9000, 10, 100, size)
+    plan = plan_case(*measured, "a_backbone", TAPS, exclusive=False)
+    assert plan.strategy == strategy
+    assert plan.case == plan_case(*measured, "a_backbone", TAPS).case
+    assert "fine-tuning is not offered for them yet" in plan.reasons[-1]
+    assert "not offered" in next(item.why_not for item in plan.alternatives if item.strategy == "fine-tune")
+
+
+def test_fine_tuning_cannot_be_wished_for_labels_that_do_not_exclude_each_other():
+    large, wish = Size(9000, 10, 100, "large"), Wishes(strategy="fine-tune")
+    with pytest.raises(UsageError, match="head-on-evidence instead of fine-tune"):
+        plan_case(a_similarity(), large, "a_backbone", TAPS, wish, exclusive=False)
+
+
+def test_size_counts_pictures_and_the_smallest_class_their_labels():
+    size = measure_size([0] * 900 + [1] * 12, 2, "similar", num_pictures=1000)
+    assert (size.num_train, size.smallest_class) == (1000, 12)
+
+
+def test_even_classes_are_as_many_as_they_are():
+    assert measure_size([0, 1, 2, 3] * 10, 4, "similar").effective_classes == pytest.approx(4)
+
+
+def test_uneven_classes_are_fewer_and_the_plan_says_so():
+    size = measure_size([0] * 850 + [1] * 100 + [2] * 50, 3, "different")
+    assert size.effective_classes == pytest.approx(
+        np.exp(0.85 * -np.log(0.85) - 0.1 * np.log(0.1) - 0.05 * np.log(0.05))
+    )
+    plan = plan_case(a_similarity("different"), size, "a_backbone", TAPS)
+    assert plan.reasons[2].startswith("Uneven: its 3 classes are as varied as 1.7 even ones")
+
+
+def test_a_class_without_pictures_adds_no_variety():
+    assert measure_size([0, 1] * 10, 3, "similar").effective_classes == pytest.approx(2)

@@ -59,14 +59,18 @@ def test_the_eight_orientations_of_one_photo_are_one_picture(shared_data):
 
 
 @pytest.mark.heavy
-def test_the_network_recognises_imagenet(shared_data, spec, tmp_path):
-    """The reference implementation in PyTorch is right for 0.852 of exactly these pictures; rounding costs a few."""
-    from pipeline.backbones import find_weights
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("efficientnet_lite0", 0.84), ("efficientnet_lite1", 0.85), ("efficientnet_lite2", 0.857)]
+)
+def test_the_network_recognises_imagenet(shared_data, name, wanted, tmp_path):
+    """The reference implementation of Lite0 in PyTorch is right for 0.852 of exactly these; rounding costs a few."""
+    from pipeline.backbones import find_weights, get_backbone
     from pipeline.checkpoint import read_checkpoint
     from pipeline.conversion import convert_classifier
     from pipeline.lite import build_lite
     from pipeline.predict import load_classifier, predict_files
 
+    spec = get_backbone(name)
     weights = read_checkpoint(find_weights(spec), spec.weights_sha256)
     convert_classifier(build_lite(spec.name, spec.recipe.size, weights, classifier=True), spec.recipe, tmp_path)
     files = regular_files(shared_data("imagenet_sample"))
@@ -75,4 +79,4 @@ def test_the_network_recognises_imagenet(shared_data, spec, tmp_path):
     classes = [str(number) for number in range(1000)]
     rows = predict_files(map(str, files), load_classifier(tmp_path), spec.recipe, classes, top=1)
     right = [row.error is None and row.top[0][0] == str(number) for number, row in enumerate(rows)]
-    assert sum(right) / 1000 >= 0.84
+    assert sum(right) / 1000 >= wanted

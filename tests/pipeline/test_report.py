@@ -55,8 +55,8 @@ def a_record(num_classes=3, num_rejected=1):
             "loo_error": 0.09,
             "loo_log_loss": 0.3,
             "evidence": [
-                {"tap": "stage6_grid", "penalty": 1.0, "logme": 0.3, "loo_error": 0.2, "share": 0.0},
-                {"tap": "top", "penalty": 0.25, "logme": 0.4, "loo_error": 0.1, "share": 1.0},
+                {"tap": "stage6_grid", "kind": "grid", "penalty": 1.0, "logme": 0.3, "loo_error": 0.2, "share": 0.0},
+                {"tap": "top", "kind": "gap", "penalty": 0.25, "logme": 0.4, "loo_error": 0.1, "share": 1.0},
             ],
             "reasons": ["Of 2 taps, top is enough."],
         },
@@ -218,3 +218,115 @@ def test_the_decision_shows_every_signal_with_its_boundary_and_what_was_not_take
     assert "The textbook's table says head-on-evidence, and so it is." in page
     changed = render_report(a_record() | {"strategy": "fine-tune"})
     assert "The textbook's table says head-on-evidence; the strategy is fine-tune." in changed
+
+
+# ── labels that do not exclude each other ────────────────────────────────────────────────────────
+
+
+def a_record_of_labels():
+    record = a_record()
+    row = {"num_images": 10, "precision": 0.9, "recall": 0.8, "f1": 0.85, "threshold": 0.375}
+    metrics = {
+        "split": "test",
+        "num_images": 300,
+        "mean_average_precision": 0.8125,
+        "map_interval": [0.78, 0.84],
+        "macro_f1": 0.7,
+        "micro_f1": 0.71,
+        "subset_accuracy": 0.55,
+        "log_loss": 0.2,
+        "ece": 0.01,
+        "per_class": [
+            {"name": "red", "average_precision": 0.9, **row},
+            {"name": "big", "average_precision": 0.7, **row},
+        ],
+    }
+    head = record["head"] | {"activation": "sigmoid", "thresholds": [0.375, 0.375]}
+    return record | {"metrics": metrics, "head": head}
+
+
+def test_labels_that_do_not_exclude_each_other_are_reported_with_their_thresholds_worst_first():
+    report = render_report(a_record_of_labels())
+    assert "**mAP 0.812** (95 % interval 0.780 to 0.840) on 300 test pictures." in report
+    rows = [line for line in report.splitlines() if line.startswith(("| red |", "| big |"))]
+    assert rows == [
+        "| big | 10 | 0.700 | 0.375 | 0.900 | 0.800 | 0.850 |",
+        "| red | 10 | 0.900 | 0.375 | 0.900 | 0.800 | 0.850 |",
+    ]
+    assert "Leave-one-out mAP 0.910" in report
+    assert "name the same labels" in report
+    assert "ccuracy" not in report.replace("val_accuracy", "")
+    assert "onfusion" not in report
+
+
+def test_a_calibration_error_beyond_chance_is_explained():
+    metrics = {
+        **{name: 0.9 for name in ("accuracy", "balanced_accuracy", "macro_f1")},
+        **{"log_loss": 0.8, "ece": 0.09, "ece_by_chance": [0.03, 0.05], "num_images": 300, "split": "test"},
+        **{"accuracy_interval": [0.8, 0.95], "intervals": {"ece": [0.07, 0.12]}},
+    }
+    record = {"dataset": "d", "metrics": metrics}
+    by_chance = render_report(record | {"metrics": metrics | {"ece": 0.04}})
+    assert "chance alone would make a calibration error of 0.0300 on 300 pictures" in by_chance
+    assert "| expected calibration error | 0.0900 | 0.0700 to 0.1200 |" in render_report(record)
+    head = {"taps": [], "loo_error": 0.1, "loo_log_loss": 0.4, "temperature": 9.0}
+    page = render_report(record | {"head": head})
+    assert "The error here is more" in page
+    assert "0.400 nats there and 0.800 here. The pictures scored are harder than those trained on" in page
+    assert "The error here is more" not in by_chance
+
+
+def test_the_layers_are_shown_by_depth_with_accuracy_and_evidence():
+    record = a_record()
+    for row, kind in zip(record["head"]["evidence"], ("grid", "gap"), strict=True):
+        row["kind"] = kind
+    page = render_report(record)
+    assert "| averages | top | 90.0% | ██████████████████ | 0.400 |" in page
+    assert "| 3x3 grids | stage6_grid | 80.0% | ████████████████ | 0.300 |" in page
+
+
+def test_the_learning_curve_shows_what_was_measured_and_what_is_expected():
+    curve = {
+        "reason": "Data-limited, so more pictures pay.",
+        "sizes": [250, 500, 1000],
+        "errors": [0.4, 0.3, 0.2],
+        "gain_of_doubling": 0.05,
+        "verdict": "data-limited",
+    }
+    page = render_report(a_record() | {"learning_curve": curve})
+    assert "| 500 | 30.0% | ███████████████ | measured |" in page
+    assert "| 2,000 | 15.0% |  | expected |" in page
+    unknown = {**curve, "sizes": [], "errors": [], "verdict": None, "reason": "Too few to tell."}
+    assert "Too few to tell." in render_report(a_record() | {"learning_curve": unknown})
+
+
+def test_the_quote_is_shown_beside_what_came():
+    scored = {
+        "minutes": {"predicted": 2.0, "actual": 3.0, "ratio": 1.5},
+        "disk (GB)": {"predicted": 0.0, "actual": 0.0, "ratio": None},
+    }
+    page = render_report(a_record() | {"quote_scored": scored})
+    assert "| minutes | 2.00 | 3.00 | 1.50 |" in page
+    assert "| disk (GB) | 0.00 | 0.00 |  |" in page
+
+
+def test_the_report_places_the_dataset_among_known_ones():
+    record = a_record()
+    record["similarity"] |= {
+        "measured_with": "efficientnet_lite0",
+        "interval": [0.27, 0.3],
+        "references": [{"name": "spectrograms", "distance": 0.25}, {"name": "omniglot", "distance": 0.298}],
+    }
+    report = render_report(record)
+    rows = [row for row in report.splitlines() if re.match(r"\| (spectrograms|this dataset|omniglot)", row)]
+    assert rows == ["| spectrograms | 0.250 |", "| this dataset | 0.286 |", "| omniglot | 0.298 |"]
+    assert "(95 %: 0.270 to 0.300)" in report
+
+
+def test_the_report_shows_how_backbones_compared():
+    tried = {"backbone": "a", "error": 0.25, "logme": 0.5, "why_not": ""}
+    left = {"backbone": "b", "error": None, "logme": None, "why_not": "no time was left"}
+    report = render_report(a_record() | {"backbones": [tried, left]})
+    assert "| a | 0.2500 | 0.500 |  |" in report
+    assert "| b |  |  | no time was left |" in report
+    assert "## Backbones" not in render_report(a_record())

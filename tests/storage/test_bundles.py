@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import DamagedError
 from pipeline.types import DECODERS, Recipe
-from storage.bundles import RECIPE_FILE, read_classes, read_recipe, write_bundle_files
+from storage.bundles import RECIPE_FILE, read_classes, read_recipe, read_thresholds, write_bundle_files
 from tests.factories import rewrite_document
 
 RECIPE = Recipe(size=240)
@@ -37,3 +37,10 @@ def test_so_is_one_with_a_field_that_this_version_does_not_know(tmp_path):
     change(tmp_path, colours="grey")
     with pytest.raises(DamagedError, match="Train the model again"):
         read_recipe(tmp_path)
+
+
+def test_thresholds_are_read_back_and_classes_that_exclude_each_other_have_none(tmp_path):
+    write_bundle_files(tmp_path, ["cats", "dogs"], RECIPE, "# Report", [0.25, 0.5])
+    assert (read_classes(tmp_path), read_thresholds(tmp_path)) == (("cats", "dogs"), (0.25, 0.5))
+    write_bundle_files(tmp_path, ["cats", "dogs"], RECIPE, "# Report")
+    assert read_thresholds(tmp_path) == ()

@@ -88,7 +88,7 @@ def write_all(space, block_of, digests_of):
 
 
 def a_manifest(digests_of):
-    images = tuple(Image(digest, f"{digest.hex()}.png", 0, "train") for digest in digests_of(sorted(NEEDED)))
+    images = tuple(Image(digest, f"{digest.hex()}.png", (0,), "train") for digest in digests_of(sorted(NEEDED)))
     return Manifest("pets", "/pets", ("cats",), images, num_files=len(images))
 
 

@@ -9,7 +9,7 @@ from pipeline.types import FileEntry
 from storage.digests import TICK_NS, DigestMemory
 
 SECOND = 1_000_000_000
-ENTRY = FileEntry(path="cats/a.jpg", size_bytes=10, mtime_ns=100 * SECOND, split=None, label="cats")
+ENTRY = FileEntry(path="cats/a.jpg", size_bytes=10, mtime_ns=100 * SECOND, split=None, labels=("cats",))
 LATER = ENTRY.mtime_ns + TICK_NS
 
 

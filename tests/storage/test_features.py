@@ -14,7 +14,7 @@ import pytest
 from flows.progress import Quiet
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, NumericsError, UnknownNameError
 from pipeline.types import FeatureBlock
-from storage.features import COMMIT_SECONDS, SHARD_ROWS, FeatureStore
+from storage.features import COMMIT_SECONDS, SHARD_ROWS, FeatureStore, StoredTaps
 from storage.spaces import list_spaces
 from storage.verification import Verification
 from storage.workspace import Workspace
@@ -329,3 +329,32 @@ def test_a_workspace_can_be_read_without_being_made(workspace, space, store, blo
     store.commit()
     reader = FeatureStore(Workspace.open(workspace.root, create=False), space)
     np.testing.assert_array_equal(reader.read(digests_of([1]), "top"), block_of([1]).taps["top"])
+
+
+# ── one tap at a time ────────────────────────────────────────────────────────────────────────────
+
+
+def test_stored_taps_are_read_when_asked_for(store, space, block_of, digests_of, monkeypatch):
+    store.append(block_of([1, 2, 3]))
+    store.commit()
+    read = []
+    monkeypatch.setattr(FeatureStore, "read", lambda self, digests, tap: read.append(tap))
+    first, second = (tap.name for tap in space.taps[:2])
+    taps = StoredTaps([store], digests_of([3, 1]), (first, second))
+    assert (list(taps), len(taps), read) == ([first, second], 2, [])
+    taps[second]
+    assert read == [second]
+
+
+def test_stored_taps_are_the_rows_of_their_images_store_after_store(store, space, block_of, digests_of):
+    store.append(block_of([1, 2, 3]))
+    store.commit()
+    name = space.taps[0].name
+    taps = StoredTaps([store, store], digests_of([3, 1]), (name,))
+    once = store.read(digests_of([3, 1]), name)
+    np.testing.assert_array_equal(taps[name], np.concatenate([once, once]))
+
+
+def test_a_tap_that_was_not_asked_for_at_first_is_not_there(store, digests_of):
+    with pytest.raises(KeyError):
+        StoredTaps([store], digests_of([1]), ("top",))["stage3_gap"]

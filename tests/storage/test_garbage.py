@@ -38,7 +38,9 @@ DAY = 86_400
 def manifest_of(digests_of):
     def manifest(numbers, name="pets", root="/pets"):
         digests = digests_of(numbers)
-        images = tuple(Image(digest, f"a/{n}.png", n % 2, "train") for n, digest in zip(numbers, digests, strict=True))
+        images = tuple(
+            Image(digest, f"a/{n}.png", (n % 2,), "train") for n, digest in zip(numbers, digests, strict=True)
+        )
         return Manifest(name, root, ("a", "b"), images)
 
     return manifest
@@ -156,7 +158,7 @@ def test_a_dataset_keeps_its_rows_in_every_space(workspace, space, block_of, sto
 
 def test_a_dataset_that_is_renamed_relabelled_or_moved_keeps_its_rows(workspace, manifest_of, stored):
     moved = manifest_of(range(4, 10), name="animals", root="/elsewhere")
-    write_manifest(workspace, replace(moved, images=tuple(replace(i, label=1 - i.label) for i in moved.images)))
+    write_manifest(workspace, replace(moved, images=tuple(replace(i, labels=(1 - i.label,)) for i in moved.images)))
     collect(workspace, [], Limits(), delete=True)
     assert stored(workspace) == list(range(10))
 

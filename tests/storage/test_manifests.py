@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
 from pipeline.types import Image, Manifest, Rejected
+from storage.atomic import sealed
 from storage.manifests import (
+    FORMAT,
+    VERSION,
     DatasetRef,
     dataset_name,
     find_dataset,
@@ -30,9 +34,9 @@ def manifest(digests_of):
         root=os.fsdecode(b"/data/p\xff"),
         classes=("cats", os.fsdecode(b"dogs \xfe")),
         images=(
-            Image(one, "cats/a.jpg", 0, "train"),
-            Image(two, os.fsdecode(b"dogs/\xff\n.jpg"), 1, "test"),
-            Image(three, "dogs/z.jpg", 1, "train"),
+            Image(one, "cats/a.jpg", (0,), "train"),
+            Image(two, os.fsdecode(b"dogs/\xff\n.jpg"), (1,), "test"),
+            Image(three, "dogs/z.jpg", (1,), "train"),
         ),
         rejected=(Rejected("cats/x.txt", "no picture"),),
         num_files=5,
@@ -130,3 +134,22 @@ def test_a_derived_name_is_always_a_good_one(text):
 def test_a_bad_name_is_refused(text):
     with pytest.raises(UsageError, match="Wanted"):
         parse_dataset_name(text)
+
+
+def test_labels_that_do_not_exclude_each_other_come_back_as_they_were(workspace, manifest):
+    sets = ((0, 1), (), (1,))
+    images = tuple(replace(image, labels=labels) for image, labels in zip(manifest.images, sets, strict=True))
+    several = replace(manifest, images=images, exclusive=False)
+    write_manifest(workspace, several)
+    assert read_manifest(workspace, "pets") == several
+
+
+def test_a_manifest_of_a_version_that_knew_one_label_only_is_read(workspace, manifest):
+    write_manifest(workspace, manifest)
+    path = workspace.manifest("pets", manifest.fingerprint)
+    head, _, body = path.read_bytes().partition(b"\n")
+    header = json.loads(head)
+    for name in ("exclusive", "checksum", "format", "version"):
+        del header[name]
+    path.write_bytes(json.dumps(sealed(header, FORMAT, VERSION)).encode() + b"\n" + body)
+    assert read_manifest(workspace, "pets") == manifest

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -31,7 +32,7 @@ def images_of(digests_of):
     def images(numbers):
         splits = ("train", "val", "test")
         return [
-            Image(digest, f"folder/\udcff{number}.png", number % 2, splits[number % 3])
+            Image(digest, f"folder/\udcff{number}.png", (number % 2,), splits[number % 3])
             for number, digest in zip(numbers, digests_of(numbers), strict=True)
         ]
 
@@ -82,6 +83,15 @@ def test_a_pack_is_mapped_as_it_was_written(in_small_blocks, pack_file, space, b
     assert pack.labels.tolist() == [1, 0, 1, 0, 0]
     assert pack.splits.tolist() == [b"val", b"test", b"train", b"train", b"val"]
     assert pack.paths[0] == b"folder/\xff7.png"
+
+
+def test_labels_that_do_not_exclude_each_other_are_a_row_of_marks_a_picture(store, images_of, tmp_path):
+    sets = [(0, 1), (), (1,), (0,), ()]
+    images = [replace(image, labels=labels) for image, labels in zip(images_of(NUMBERS), sets, strict=True)]
+    write_pack(store, images, CLASSES, tmp_path / "several.h5", exclusive=False)
+    pack = open_pack(tmp_path / "several.h5")
+    pack.check()
+    assert pack.labels.tolist() == [[1, 1], [0, 0], [0, 1], [1, 0], [0, 0]]
 
 
 def test_a_pack_cannot_be_changed_through_its_arrays(pack_file):

@@ -70,7 +70,7 @@ def pristine(tmp_path_factory, space, block_of, digests_of):
         for start in range(0, 24, 6):
             store.append(block_of(range(start, start + 6), [(bytes([start]) * 32, "truncated")]))
             store.commit()
-    images = tuple(Image(digest, f"a/{n}.png", n % 2, "train") for n, digest in enumerate(digests_of(range(24))))
+    images = tuple(Image(digest, f"a/{n}.png", (n % 2,), "train") for n, digest in enumerate(digests_of(range(24))))
     write_manifest(workspace, Manifest("pets", "/pets", ("a", "b"), images))
     with new_version(workspace, "pets") as version:
         (version.folder / "model.keras").write_bytes(b"weights")
@@ -78,7 +78,7 @@ def pristine(tmp_path_factory, space, block_of, digests_of):
     with new_engine(workspace, "e" * 16) as folder:
         (folder / "taps.bin").write_bytes(b"compiled")
     write_record(workspace, "similarity", "s" * 16, {"distance": 0.1})
-    seen = FileEntry("a/0.png", 10, 1, None, "a")
+    seen = FileEntry("a/0.png", 10, 1, None, ("a",))
     DigestMemory(workspace).remember("/pets", {"a/0.png": (seen, digests_of([0])[0])}, 10**10)
     return workspace.root
 
@@ -224,7 +224,7 @@ def test_a_catalog_of_a_newer_version_is_left_as_it_is(workspace, shard_paths):
 
 def test_a_damaged_memory_of_digests_is_begun_anew(workspace):
     execute(workspace.digests, "UPDATE files SET digest = zeroblob(32)")
-    entry = FileEntry("a/0.png", 10, 1, None, "a")
+    entry = FileEntry("a/0.png", 10, 1, None, ("a",))
     assert DigestMemory(workspace).recall("/pets", [entry]) == {}
     (finding,) = verify(workspace.root).findings
     assert (finding.what, "1 rows fail their checksum" in finding.problem) == ("digests", True)
