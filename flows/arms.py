@@ -27,7 +27,7 @@ from pipeline.schedule import MIRROR_TOLERANCE, Schedule, plan_scratch
 from pipeline.scoring import Network, Validation, calibrate, measure_mirror, predict_images
 from pipeline.scratch import build_scratch, choose_size, count_multiply_adds
 from pipeline.split import sample_images
-from pipeline.types import Head, Image, Recipe
+from pipeline.types import Array, Head, Image, Recipe
 
 if TYPE_CHECKING:
     from flows.finetuning import Ground, Log, OnEpoch
@@ -121,18 +121,35 @@ class _Keeper:
 
 
 def fit_start(ground: Ground) -> Head:
-    """Fit the head that training starts from and has to beat: as the one that serves, without validation pictures."""
+    """Fit the head that training starts from: as the one that serves, without validation pictures."""
     taps = [tap for tap in ground.spec.taps if tap.name in ground.plan.taps]
     features = read_taps(ground.workspace, ground.spec, (ORIGINAL,), ground.fit_on, [tap.name for tap in taps])
     return fit_head(features, taps, labels_of(ground.fit_on), len(ground.manifest.classes))
 
 
-def compare_with_head(ground: Ground, head: Head, network: Network, recipe: Recipe) -> Gate:
-    """Compare a trained network with the head on validation pictures, exactly as both would be delivered."""
-    used = [part.tap for part in head.taps]
-    features = read_taps(ground.workspace, ground.spec, (ORIGINAL,), ground.validate_on, used)
+def compare_with_head(ground: Ground, network: Network, recipe: Recipe) -> Gate:
+    """Compare a trained network with the head that serves, on validation pictures.
+
+    That head has learned from all training pictures, and where those validate, from these too: so its word on each of
+    them is the one it gives when that one is left out. A head fitted without any of them is a weaker opponent: on 17
+    datasets of 100 to 1,400 pictures it let two networks pass that were 3.7 and 5.5 points worse on test pictures.
+    """
     found = predict_images(network, ground.validate_on, reader(ground.manifest), recipe)
-    return compare(labels_of(ground.validate_on), head_probabilities(head, features), found)
+    return compare(labels_of(ground.validate_on), _serving_scores(ground), found)
+
+
+def _serving_scores(ground: Ground) -> Array:
+    """Return the scores (n, classes) of the head that serves on pictures it must not have seen."""
+    shared = [image for image in ground.validate_on if image.split == "train"]  # else the folder has a val split
+    train = [*ground.fit_on, *shared]
+    taps = [tap for tap in ground.spec.taps if tap.name in ground.plan.taps]
+    names = [tap.name for tap in taps]
+    features = read_taps(ground.workspace, ground.spec, (ORIGINAL,), train, names)
+    head = fit_head(features, taps, labels_of(train), len(ground.manifest.classes))
+    if shared and head.held_out is not None:
+        return head.held_out[len(ground.fit_on) :]
+    used = [part.tap for part in head.taps]
+    return head_probabilities(head, read_taps(ground.workspace, ground.spec, (ORIGINAL,), ground.validate_on, used))
 
 
 # ── the arms ─────────────────────────────────────────────────────────────────────────────────────

@@ -56,7 +56,7 @@ def run_strategies(
         tuned = finetune_arm(runner, start, schedule)
         network = in_float32_weights(tuned)
         calibrate(network, tuned.validation)
-        gate = compare_with_head(ground, start, network, tuned.recipe)
+        gate = compare_with_head(ground, network, tuned.recipe)
         cost = count_multiply_adds(network)
         rows.append(_network_row(ground, "fine-tune", network, tuned, cost, started))
         for row in rows[:2]:  # both read the network once a picture

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-FINETUNE_VERSION = 1  # raised when a change of ours gives another model for the same request
+FINETUNE_VERSION = 2  # raised when a change of ours gives another model for the same request
 ID_LENGTH = 16
 
 Log = Callable[[str], None]
@@ -201,7 +201,7 @@ def _run(
         head = fit_start(ground)
         schedule = _schedule(request, ground.manifest)
         trained = train_arms(ground, head, schedule, job, log, on_epoch, request.checkpoint_seconds)
-        gate = compare_with_head(ground, head, trained.network, trained.recipe)
+        gate = compare_with_head(ground, trained.network, trained.recipe)
     last = trained.report["curve"][-1]
     remember_rate(workspace, ground.spec, "trained", last["epoch"] * len(ground.fit_on), last["seconds"])
     log(gate.reason)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.types import Array
 
-MARGIN = 1.0  # standard errors: the head was fitted again for this, on fewer pictures than the one that serves
+MARGIN = 1.0  # standard errors: a network has to earn its epoch choice, made on the same pictures
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,7 @@ def fit_head(
             *imbalance_reasons(*_rates(way.loo_scores, calibration, task.labels), task.labels),
             *view_reasons(best.views, num_views, errors),
         ),
+        held_out=calibration.scores(way.loo_scores).astype(np.float32),
         kind=way.kind,
     )
 

@@ -217,6 +217,7 @@ class Head:
     reasons: tuple[str, ...] = ()
     activation: Activation = "softmax"  # "sigmoid": labels do not exclude each other, and temperature is 1
     thresholds: tuple[float, ...] = ()  # of each label, with "sigmoid": given where its probability reaches it
+    held_out: Array | None = field(default=None, compare=False, repr=False)  # (pictures, classes) scores, leave-one-out
     kind: HeadKind = "stacked"  # a ridge on every tap, weighted; or one ridge on the taps side by side
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from flows import finetuning, steps
@@ -86,6 +87,31 @@ def test_what_is_not_better_than_the_head_is_not_shipped_and_not_tried_again(pla
     assert finetune(a_request(place)) == document
     assert find_job(a_request(place)).outcome == document
     json.dumps(document, allow_nan=False)
+
+
+def test_the_gate_asks_the_serving_head_about_pictures_left_out_of_it(place, tiny_network, monkeypatch):
+    from flows.training import labels_of, read_taps
+    from pipeline.heads import fit_head, head_scores
+
+    asked = []
+
+    def note(labels, head, model):
+        asked.append(head)
+        return replace(PASSED, passed=False)
+
+    monkeypatch.setattr("flows.arms.compare", note)
+    finetune(a_request(place, epochs=1))
+
+    workspace = Workspace.open(place)
+    ground = finetuning.prepare(workspace, "shapes", get_model(workspace, "shapes"), None)
+    taps = [tap for tap in ground.spec.taps if tap.name in ground.plan.taps]
+    train = [*ground.fit_on, *ground.validate_on]
+    features = read_taps(workspace, ground.spec, ("original",), train, [tap.name for tap in taps])
+    serving = fit_head(features, taps, labels_of(train), 3)
+    (found,) = asked
+    np.testing.assert_allclose(found, serving.held_out[len(ground.fit_on) :], atol=1e-6)
+    seen = head_scores(serving, features)[len(ground.fit_on) :]
+    assert np.abs(found - seen).max() > 1e-3  # it is not what it says of pictures that it has learned from
 
 
 def test_what_is_better_becomes_the_next_version_with_its_certificate(place, small, always_passes):
@@ -238,7 +264,7 @@ def test_the_better_arm_is_the_one_that_is_shipped(place, monkeypatch, always_pa
     from pipeline.race import Race
 
     monkeypatch.setattr(arms, "judge_race", lambda *numbers: Race(1, 0.1, 0.2, 0.9, True, "It goes on."))
-    monkeypatch.setattr(arms._Arm, "best_accuracy", property(lambda arm: float(arm.name == "scratch")))
+    monkeypatch.setattr(arms.Arm, "best_accuracy", property(lambda arm: float(arm.name == "scratch")))
     monkeypatch.setattr(arms, "plan_scratch", lambda num, plan=arms.plan_scratch: replace(plan(num), epochs=2))
     document = finetune(a_request(place, epochs=1))
     assert document["arm"] == "scratch"

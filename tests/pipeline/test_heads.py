@@ -396,3 +396,16 @@ def test_rows_that_do_not_lie_view_after_view_are_refused(groups):
     features = {"top": np.ones((6, DIM), np.float32)}
     with pytest.raises(ValueError, match="all originals"):
         fit_head(features, TOP, [0, 1, 0, 0, 1, 0], 2, groups)
+
+
+def test_a_head_knows_what_it_says_of_each_picture_left_out():
+    features, labels = a_task(60)
+    head = fit_head(features, ALL_TAPS, labels, 4)
+    left_out = 7
+    rest = np.delete(np.arange(60), left_out)
+    again = fit_head({name: rows[rest] for name, rows in features.items()}, ALL_TAPS, labels[rest], 4)
+    alone = {name: rows[[left_out]] for name, rows in features.items()}
+    assert head.held_out.shape == (60, 4)
+    # taps, penalty and offsets are those of all pictures: nearly the same
+    np.testing.assert_allclose(head.held_out[left_out], head_scores(again, alone)[0], atol=0.1)
+    assert np.abs(head.held_out - head_scores(head, features)).max() > 0.05
