@@ -265,7 +265,7 @@ def test_the_better_arm_is_the_one_that_is_shipped(place, monkeypatch, always_pa
 
     monkeypatch.setattr(arms, "judge_race", lambda *numbers: Race(1, 0.1, 0.2, 0.9, True, "It goes on."))
     monkeypatch.setattr(arms.Arm, "best_accuracy", property(lambda arm: float(arm.name == "scratch")))
-    monkeypatch.setattr(arms, "plan_scratch", lambda num, plan=arms.plan_scratch: replace(plan(num), epochs=2))
+    monkeypatch.setattr(arms, "plan_scratch", lambda num, epochs, plan=arms.plan_scratch: plan(num, 2))
     document = finetune(a_request(place, epochs=1))
     assert document["arm"] == "scratch"
     assert document["model"]["version"] == 2
