@@ -34,25 +34,10 @@ from pipeline.errors import DataError
 from pipeline.evidence import Float64, Labels, RidgeFit, countable, fit_ridge, transform
 from pipeline.head_reasons import Rates, imbalance_reasons, rates, tap_reasons, view_reasons, way_reasons
 from pipeline.joining import fit_joined
-from pipeline.stacking import share_taps
+from pipeline.stacking import SELECTION_SIZE, Stack, share_taps
 from pipeline.types import Array, Head, HeadKind, HeadTap, Tap
 
 USUAL_TEMPERATURE = 2.0  # times the root of the number of classes
-SELECTION_SIZE = 5000  # pictures on which taps are compared; the chosen ones are then fitted on all
-
-
-@dataclass(frozen=True, slots=True)
-class _Stack:
-    """Every tap fitted on one set of views, and how they go together."""
-
-    views: tuple[int, ...]  # trained on, by number; 0 is the original
-    fits: Mapping[str, RidgeFit]  # of every candidate tap
-    shares: Mapping[str, float]  # of the taps that earned a place
-
-    def loo_scores(self) -> Float64:
-        """Return what the stack predicts for originals held out, (n, classes)."""
-        scores: Float64 = np.sum([share * self.fits[name].loo_scores for name, share in self.shares.items()], axis=0)
-        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +86,7 @@ class _Task:
         return _Way("joined", shares, joined.weights, fit.bias, penalties, fit.loo_scores)
 
 
-def _stacked(stack: _Stack) -> _Way:
+def _stacked(stack: Stack) -> _Way:
     fits, shares = stack.fits, stack.shares
     return _Way(
         kind="stacked",
@@ -148,7 +133,7 @@ def fit_head(
     judges = task.labels[sample]
     sets = view_sets(num_views)
     stacks = [
-        _Stack(views, fits, _shares(fits, judges))
+        Stack(views, fits, _shares(fits, judges))
         for views, fits in zip(sets, task.fit(taps, sample, sets), strict=True)
     ]
     errors = [_squared_error(stack.loo_scores(), judges) for stack in stacks]
@@ -261,7 +246,7 @@ def _residuals(fit: RidgeFit, labels: Labels) -> Float64:
 # ── how they go together ─────────────────────────────────────────────────────────────────────────
 
 
-def _ways(task: _Task, stack: _Stack, sample: NDArray[np.intp]) -> list[_Way]:
+def _ways(task: _Task, stack: Stack, sample: NDArray[np.intp]) -> list[_Way]:
     """Return the ways that there are, fitted on a sample; the stack first: it stays where none can be held out.
 
     With many pictures all taps side by side, in proportion to their values, are one of them: on the 50,000 of
@@ -285,7 +270,7 @@ def _on_all(task: _Task, way: _Way, views: tuple[int, ...]) -> _Way:
     if way.kind == "joined":
         return task.join(way.shares, pictures, views)
     fits = task.fit(_chosen(task.taps, way), pictures, [views])[0]
-    return _stacked(_Stack(views, fits, way.shares))
+    return _stacked(Stack(views, fits, way.shares))
 
 
 def _chosen(taps: Sequence[Tap], way: _Way) -> list[Tap]:

@@ -24,29 +24,14 @@ from pipeline.augment import view_sets
 from pipeline.average_precision import mean_average_precision
 from pipeline.errors import DataError
 from pipeline.evidence import Float64, RidgeFit, fit_targets
-from pipeline.stacking import share_taps
+from pipeline.stacking import SELECTION_SIZE, Stack, share_taps
 from pipeline.types import Array, Head, HeadTap, Tap
 
-SELECTION_SIZE = 5000  # pictures on which taps are compared; the chosen ones are then fitted on all
 FEW_POSITIVES = 10
 SMALLEST_SLOPE = 1e-3  # leave-one-out scores of noise rank the wrong way round; a head must not turn them over
 SHOWN = 5  # labels that a reason names
 
 Targets = NDArray[np.bool_]  # (n, labels)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stack:
-    """Every tap fitted on one set of views, and how they go together."""
-
-    views: tuple[int, ...]  # trained on, by number; 0 is the original
-    fits: Mapping[str, RidgeFit]  # of every candidate tap
-    shares: Mapping[str, float]  # of the taps that earned a place
-
-    def loo_scores(self) -> Float64:
-        """Return what the stack predicts for originals held out, (n, labels)."""
-        scores: Float64 = np.sum([share * self.fits[name].loo_scores for name, share in self.shares.items()], axis=0)
-        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +129,9 @@ def _fit_stacks(
     targets: Targets,
     sample: NDArray[np.intp],
     sets: Sequence[Views],
-) -> list[_Stack]:
+) -> list[Stack]:
     all_fits = _fit(features, taps, targets, sample, sets)
-    return [_Stack(views, fits, _shares(fits, targets[sample])) for views, fits in all_fits.items()]
+    return [Stack(views, fits, _shares(fits, targets[sample])) for views, fits in all_fits.items()]
 
 
 def _fit(
@@ -182,7 +167,7 @@ def _shares(fits: Mapping[str, RidgeFit], targets: Targets) -> dict[str, float]:
     return {name: float(share) for name, share in zip(fits, shares, strict=True) if share}
 
 
-def _head_tap(tap: Tap, stack: _Stack, calibration: _Calibration, targets: Targets) -> HeadTap:
+def _head_tap(tap: Tap, stack: Stack, calibration: _Calibration, targets: Targets) -> HeadTap:
     """Fold a tap's share and the calibration into its weights: a head is the plain mean of its taps."""
     fit = stack.fits[tap.name]
     factors = stack.shares[tap.name] * len(stack.shares) * calibration.slopes
@@ -271,7 +256,7 @@ def _log_loss(probabilities: Float64, targets: Targets) -> float:
 # ── why ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _evidence_row(tap: Tap, stack: _Stack, targets: Targets) -> dict[str, str | float]:
+def _evidence_row(tap: Tap, stack: Stack, targets: Targets) -> dict[str, str | float]:
     fit = stack.fits[tap.name]
     return {
         "tap": tap.name,
