@@ -80,9 +80,9 @@ def _kernels(
         inputs = transform(features[part.tap][rows], kinds[part.tap])
         inputs -= inputs.mean(axis=0)
         spread = float(np.square(inputs).sum(axis=1).mean()) or 1.0
-        scale = shares[part.tap] / spread if head.kind == "joined" else 1.0
+        scale = shares[part.tap] / spread if head.kind != "stacked" else 1.0
         found.append((shares[part.tap], part.penalty, scale * (inputs @ inputs.T).astype(np.float64)))
-    if head.kind == "joined":
+    if head.kind != "stacked":
         return [(1.0, _penalty(head.taps), np.sum([kernel for _, _, kernel in found], axis=0))]
     return found
 

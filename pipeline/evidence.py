@@ -199,7 +199,7 @@ def _decompose(task: _Task) -> _Spectrum:
     """Eigendecompose the smaller of `X X'` and `X'X`; of many rows always the latter."""
     num_rows, dim = task.inputs.shape
     if num_rows > min(dim, EXACT_ROWS):
-        eigenvalues, vectors = np.linalg.eigh(_gram(task.inputs))
+        eigenvalues, vectors = np.linalg.eigh(gram(task.inputs))
         rotated = task.inputs if num_rows > EXACT_ROWS else np.empty_like(task.inputs)
         turn = vectors.astype(rotated.dtype)
         for rows in _chunks(num_rows):
@@ -216,7 +216,7 @@ def _chunks(num_rows: int) -> list[slice]:
     return [slice(start, start + CHUNK_ROWS) for start in range(0, num_rows, CHUNK_ROWS)]
 
 
-def _gram(inputs: Real) -> Float64:
+def gram(inputs: Real) -> Float64:
     """Return `X'X`: products of a chunk in the precision of the rows, their sum in float64."""
     total = np.zeros((inputs.shape[1],) * 2)
     for rows in _chunks(len(inputs)):
@@ -225,7 +225,7 @@ def _gram(inputs: Real) -> Float64:
 
 
 def _products(inputs: Real, targets: Float64) -> Float64:
-    """Return `X'Y`, summed as in `_gram`."""
+    """Return `X'Y`, summed as in `gram`."""
     total = np.zeros((inputs.shape[1], targets.shape[1]))
     for rows in _chunks(len(inputs)):
         total += inputs[rows].T @ targets[rows].astype(inputs.dtype)
@@ -286,14 +286,17 @@ def _solve_wide(task: _Task, counted: NDArray[np.bool_]) -> tuple[Float64, float
     With `X'X + penalty = L L'` the rows of `X L'^-1` have the leverages as their squared lengths. The penalty is
     chosen by the held-out error of a sample; then every picture is held out, exactly.
     """
-    gram, projections = _gram(task.inputs).astype(np.float32), _products(task.inputs, task.targets).astype(np.float32)
-    scale = float(np.trace(gram, dtype=np.float64) / len(gram)) or 1.0
+    products, projections = (
+        gram(task.inputs).astype(np.float32),
+        _products(task.inputs, task.targets).astype(np.float32),
+    )
+    scale = float(np.trace(products, dtype=np.float64) / len(products)) or 1.0
     num_views = len(task.roots)
     sample = np.linspace(0, task.num_pictures - 1, min(WIDE_SAMPLE, task.num_pictures)).round().astype(np.intp)
 
     def solve(penalty: float, pictures: NDArray[np.intp]) -> tuple[Float64, Float64]:
-        ridged = gram.copy()
-        ridged[np.diag_indices(len(gram))] += np.float32(penalty)
+        ridged = products.copy()
+        ridged[np.diag_indices(len(products))] += np.float32(penalty)
         factor = cholesky(ridged, lower=True, overwrite_a=True, check_finite=False)
         weight = cho_solve((factor, True), projections, check_finite=False)
         held_out = np.empty((len(pictures), task.targets.shape[1]))
@@ -301,7 +304,7 @@ def _solve_wide(task: _Task, counted: NDArray[np.bool_]) -> tuple[Float64, float
             rows = np.concatenate([view * task.num_pictures + pictures[part] for view in range(num_views)])
             inputs = task.inputs[rows]
             turned = solve_triangular(factor, inputs.T, lower=True, check_finite=False).T
-            amplifiers = _amplifiers(task, turned, np.ones((len(gram), 1)))[:, 0]
+            amplifiers = _amplifiers(task, turned, np.ones((len(products), 1)))[:, 0]
             left = (task.targets[rows] - inputs @ weight).reshape(num_views, len(pictures[part]), -1)
             held_out[part] = np.einsum("nv,vnc->nc", amplifiers, left) / task.roots[0]
         return weight, held_out

@@ -42,6 +42,16 @@ def fit_joined(
     rows
         (n V,) which rows: all originals, then view after view.
     """
+    inputs, columns, scales = join_inputs(features, taps, shares, rows)
+    fit = fit_inputs(inputs, targets, counted)
+    weights = {name: fit.weight[columns[name]] * scale for name, scale in scales.items()}
+    return JoinedFit(fit, weights)
+
+
+def join_inputs(
+    features: Mapping[str, Array], taps: Sequence[Tap], shares: Mapping[str, float], rows: NDArray[np.intp]
+) -> tuple[Array, dict[str, slice], dict[str, np.float32]]:
+    """Put taps side by side, (rows, dim) float32; returns also the columns and the factor of each."""
     ends = np.cumsum([tap.dim for tap in taps])
     columns = {tap.name: slice(end - tap.dim, end) for tap, end in zip(taps, ends, strict=True)}
     inputs = np.empty((len(rows), ends[-1]), dtype=np.float32)
@@ -53,6 +63,4 @@ def fit_joined(
         inputs[:, columns[tap.name]] = values
         inputs[:, columns[tap.name]] *= scales[tap.name]
         del values
-    fit = fit_inputs(inputs, targets, counted)
-    weights = {name: fit.weight[columns[name]] * scale for name, scale in scales.items()}
-    return JoinedFit(fit, weights)
+    return inputs, columns, scales

@@ -19,7 +19,7 @@ Split = Literal["train", "val", "test"]
 TapKind = Literal["gap", "grid"]
 LimitedBy = Literal["data-limited", "representation-limited"]
 Activation = Literal["softmax", "sigmoid"]
-HeadKind = Literal["stacked", "joined"]
+HeadKind = Literal["stacked", "joined", "logistic"]
 
 
 # ── backbones ────────────────────────────────────────────────────────────────────────────────────
@@ -218,7 +218,7 @@ class Head:
     activation: Activation = "softmax"  # "sigmoid": labels do not exclude each other, and temperature is 1
     thresholds: tuple[float, ...] = ()  # of each label, with "sigmoid": given where its probability reaches it
     held_out: Array | None = field(default=None, compare=False, repr=False)  # (pictures, classes) scores, leave-one-out
-    kind: HeadKind = "stacked"  # a ridge on every tap, weighted; or one ridge on the taps side by side
+    kind: HeadKind = "stacked"  # ridges, weighted; one on taps side by side; logistic regression on those
 
 
 @dataclass(frozen=True, slots=True)

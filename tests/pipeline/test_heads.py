@@ -1,6 +1,7 @@
 import re
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -288,6 +289,7 @@ def test_many_pictures_may_join_all_taps_and_are_joined_whole(monkeypatch):
     monkeypatch.setattr(heads, "SELECTION_SIZE", 40)
     ways = heads._ways
     monkeypatch.setattr(heads, "_ways", lambda *arguments: ways(*arguments)[-1:])
+    monkeypatch.setattr(heads, "_or_logistic", lambda task, way, sample: (way, ""))
     head = fit_head(features, ALL_TAPS, labels, 4)
     shares = dict.fromkeys(features, 1 / 3)
     whole = fit_joined(features, ALL_TAPS, shares, np.arange(120), np.eye(4)[labels], countable(labels))
@@ -409,3 +411,32 @@ def test_a_head_knows_what_it_says_of_each_picture_left_out():
     # taps, penalty and offsets are those of all pictures: nearly the same
     np.testing.assert_allclose(head.held_out[left_out], head_scores(again, alone)[0], atol=0.1)
     assert np.abs(head.held_out - head_scores(head, features)).max() > 0.05
+
+
+@pytest.mark.parametrize(("theirs", "kind"), [(1e-6, "joined"), (10.0, "logistic")])
+def test_many_pictures_may_have_logistic_regression_if_held_out_pictures_find_it_likelier(theirs, kind, monkeypatch):
+    features, labels = a_task(noise=2.5)
+    monkeypatch.setattr(heads, "SELECTION_SIZE", 40)
+    ways, calibrated, asked = heads._ways, heads._calibrated, []
+
+    def ridge_has(scores, judges):
+        asked.append(scores)
+        found = calibrated(scores, judges)
+        return replace(found, log_loss=theirs) if len(asked) == 2 else found
+
+    monkeypatch.setattr(heads, "_ways", lambda *arguments: ways(*arguments)[-1:])
+    monkeypatch.setattr(heads, "_calibrated", ridge_has)
+    head = fit_head(features, ALL_TAPS, labels, 4)
+    assert head.kind == kind
+    assert any("logistic regression" in reason for reason in head.reasons)
+    assert accuracy(head, *a_task(400, noise=2.5, seed=3)) > 0.5
+    assert head.held_out.shape == (120, 4)
+
+
+def test_few_pictures_have_no_logistic_regression(monkeypatch):
+    monkeypatch.setattr(heads, "fit_logistic", None)  # it would fail
+    assert fit_head(*_with_taps(a_task(noise=2.5))).kind in ("stacked", "joined")
+
+
+def _with_taps(task):
+    return task[0], ALL_TAPS, task[1], 4
