@@ -22,10 +22,12 @@ ROUGH_START = 20.0  # seconds: TensorFlow, compiling the network, saving and pro
 OWN_SIZE = 224  # pixels that the rough rates are for
 FLOATS_A_SECOND = 2e10  # multiply-adds of the head's linear algebra
 EIGENVALUES = 15  # multiply-adds of an eigendecomposition, over n^3
-BASE_BYTES = 1.0e9  # of memory, before any picture: TensorFlow, OpenVINO and what they compile
+BASE_BYTES = 1.8e9  # of memory with few pictures: TensorFlow, OpenVINO and what they compile (flowers5: 1.80)
 TRAINING_BYTES = 1.0e9  # beside it, while a whole network is trained
 FLOAT_BYTES = 4
-COPIES = 3  # of a tap's features while its ridge is fitted
+COPIES = 2  # of the features of taps side by side
+MANY = 5_000  # pictures: above, all taps are tried side by side, and logistic regression on them
+JOINED_FLOATS_A_SECOND = 5e10  # of the products of float32 matrices that this takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ def plan_quote(work: Work, rates: Rates) -> Quote:
     shrink = (OWN_SIZE / work.size) ** 2
     extracting = work.num_missing / (rates.extracted or ROUGH_EXTRACTED * shrink)
     training = plan_finetuning(work.num_train).epochs * work.num_train / (rates.trained or ROUGH_TRAINED * shrink)
-    peak = BASE_BYTES + COPIES * FLOAT_BYTES * work.num_rows * max(tap.dim for tap in work.taps)
+    width = sum(tap.dim for tap in work.taps)
+    squares = 3 * 8 * width**2 if work.num_train > MANY else 0
+    peak = BASE_BYTES + COPIES * FLOAT_BYTES * work.num_rows * width + squares
     return Quote(
         items=(
             QuoteItem("start", ROUGH_START, measured=False),
@@ -70,12 +74,16 @@ def plan_quote(work: Work, rates: Rates) -> Quote:
 
 
 def _head_seconds(work: Work) -> float:
-    """Count the multiply-adds of one ridge a tap: products of all rows, and the smaller matrix's eigenvalues."""
+    """Count the multiply-adds of a ridge a tap, products and eigenvalues, and of many pictures' taps side by side."""
     total = 0.0
     for tap in work.taps:
         small = min(work.num_rows, tap.dim)
         total += 2 * work.num_rows * tap.dim * small + EIGENVALUES * small**3
-    return total / FLOATS_A_SECOND
+    seconds = total / FLOATS_A_SECOND
+    if work.num_train > MANY:
+        width = sum(tap.dim for tap in work.taps)
+        seconds += (3 * work.num_rows * width**2 + 4 * width**3) / JOINED_FLOATS_A_SECOND
+    return seconds
 
 
 def describe_quote(quote: Quote, strategy: Strategy) -> str:

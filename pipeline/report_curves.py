@@ -45,7 +45,9 @@ def learning_curve_section(record: Record) -> str:
     ]
     if curve["verdict"]:
         num = record["size"]["num_train"]
-        rows.append((f"{2 * num:,}", f"{curve['errors'][-1] - curve['gain_of_doubling']:.1%}", "", "expected"))
+        # by the law: of many pictures a sample is measured, whose error is that of fewer pictures
+        expected = curve["floor"] + curve["slope"] / (2 * num) ** 0.5
+        rows.append((f"{2 * num:,}", f"{expected:.1%}", "", "expected"))
     shown = ["", *table(("training pictures", "held-out error", "", ""), rows)] if rows else []
     return section("Learning curve", text(curve["reason"]), *shown)
 

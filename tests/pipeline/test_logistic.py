@@ -42,7 +42,7 @@ def test_no_picture_is_judged_by_what_has_seen_it():
 
 
 def test_folds_have_their_share_of_every_class():
-    labels = np.repeat(np.arange(3), [80, 40, 8])
+    labels = np.repeat(np.arange(3), [60, 30, 6])
     folds = _folds(labels)
     for fold in range(NUM_FOLDS):
         assert np.bincount(labels[folds == fold], minlength=3).tolist() == [20, 10, 2]

@@ -45,10 +45,10 @@ def test_nothing_missing_costs_no_disk_and_no_extraction():
     assert (quote.gigabytes, seconds_of(quote, "extract")) == (0, 0)
 
 
-def test_disk_is_what_the_rows_take_and_memory_follows_the_widest_tap():
+def test_disk_is_what_the_rows_take_and_memory_follows_the_taps_side_by_side():
     quote = plan_quote(some_work(), Rates())
     assert quote.gigabytes == pytest.approx(1100 * 8400 / 1e9)
-    assert quote.peak_gigabytes == pytest.approx((BASE_BYTES + 3 * 4 * 1000 * 2880) / 1e9)
+    assert quote.peak_gigabytes == pytest.approx((BASE_BYTES + 2 * 4 * 1000 * (2880 + 1280)) / 1e9)
     assert quote.finetuning_gigabytes == pytest.approx(1000 * 224 * 224 * 3 / 1e9)
 
 
@@ -70,3 +70,9 @@ def test_a_quote_is_scored_by_what_came():
 def test_nothing_predicted_has_no_ratio():
     quote = plan_quote(some_work(num_missing=0), Rates())
     assert score_quote(quote, {"total": 5.0}, 0.0, 1e9)["disk (GB)"]["ratio"] is None
+
+
+def test_many_pictures_take_longer_than_in_proportion_for_all_taps_side_by_side():
+    few, many = (plan_quote(some_work(num_train=num, num_rows=num), Rates()) for num in (5_000, 5_001))
+    assert seconds_of(many, "head") > 1.5 * seconds_of(few, "head")
+    assert many.peak_gigabytes > few.peak_gigabytes + 0.3

@@ -290,6 +290,8 @@ def test_the_learning_curve_shows_what_was_measured_and_what_is_expected():
         "reason": "Data-limited, so more pictures pay.",
         "sizes": [250, 500, 1000],
         "errors": [0.4, 0.3, 0.2],
+        "floor": 0.05,
+        "slope": 0.1 * 2000**0.5,
         "gain_of_doubling": 0.05,
         "verdict": "data-limited",
     }
@@ -298,6 +300,21 @@ def test_the_learning_curve_shows_what_was_measured_and_what_is_expected():
     assert "| 2,000 | 15.0% |  | expected |" in page
     unknown = {**curve, "sizes": [], "errors": [], "verdict": None, "reason": "Too few to tell."}
     assert "Too few to tell." in render_report(a_record() | {"learning_curve": unknown})
+
+
+def test_what_is_expected_of_twice_as_many_pictures_does_not_start_from_the_error_of_a_sample():
+    curve = {
+        "reason": "Representation-limited.",
+        "sizes": [1000, 2000, 4000],
+        "errors": [0.4, 0.3, 0.2],
+        "floor": 0.1,
+        "slope": 0.06 * 18_000**0.5,
+        "gain_of_doubling": 0.01,
+        "verdict": "representation-limited",
+    }
+    record = a_record() | {"learning_curve": curve}
+    page = render_report(record | {"size": {**record["size"], "num_train": 9000}})
+    assert "| 18,000 | 16.0% |  | expected |" in page
 
 
 def test_the_quote_is_shown_beside_what_came():
