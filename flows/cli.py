@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_jobs
+from flows import cli_jobs, cli_service
 from flows.options import (
     AutoMinutesOption,
     BackboneArgument,
@@ -281,6 +281,7 @@ def gc(
 
 
 cli_jobs.add_to(app)
+cli_service.add_to(app)
 
 
 @app.command()
