@@ -17,6 +17,7 @@ import typer
 
 from flows import cli_jobs, cli_service
 from flows.options import (
+    WAIT_NEEDS_SUBMIT,
     AutoMinutesOption,
     BackboneArgument,
     BackboneOption,
@@ -31,6 +32,7 @@ from flows.options import (
     StrategyOption,
     SubmitOption,
     ViewsOption,
+    WaitOption,
     WeightsOption,
     WorkspaceOption,
 )
@@ -82,18 +84,20 @@ def onboard(
     json: JsonOption = False,
     runner: RunnerOption = None,
     submit: SubmitOption = False,
+    wait: WaitOption = False,
 ) -> None:
     """Bring a folder or a table of pictures to a trained model, a report and reasons."""
     if submit and runner:
         raise UsageError("--submit and --runner exclude each other. Choose one.")
+    if wait and not submit:
+        raise UsageError(WAIT_NEEDS_SUBMIT)
     request = _request(
         folder, workspace, name, backbone, weights, recipe, size, views, rehash, case, strategy, auto_minutes
     )
     from flows import render, render_jobs, steps, submission
 
     if submit:
-        submitted = submission.submit_onboard(request)
-        render.json_object(submitted) if json else render_jobs.submitted(submitted)
+        cli_jobs.tell_submitted(submission.submit_onboard(request), wait, json)
         return
     document = steps.onboard(request, render.progress(), extract=_extract_step(runner))
     document = submission.schedule_finetuning(document)

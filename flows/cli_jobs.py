@@ -1,13 +1,13 @@
-"""The commands for jobs that run long: fine-tuning, what became of it, and the server that schedules it."""
+"""The commands for jobs that run long: fine-tuning, audits, and what became of them."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption, SubmitOption, WorkspaceOption
+from flows.options import WAIT_NEEDS_SUBMIT, JsonOption, SubmitOption, WaitOption, WorkspaceOption
 from flows.settings import workspace_root
 from pipeline.errors import GateError, UsageError
 from pipeline.schedule import AUDIT_EPOCHS, CHECKPOINT_SECONDS
@@ -21,7 +21,6 @@ def add_to(app: typer.Typer) -> None:
     app.command()(audit)
     app.command()(audits)
     app.add_typer(jobs_app, name="jobs")
-    app.command()(deploy)
 
 
 def finetune(
@@ -45,6 +44,7 @@ def finetune(
         float, typer.Option("--checkpoint-seconds", min=0.0, help="Between checkpoints: what a kill costs at most.")
     ] = CHECKPOINT_SECONDS,
     submit: SubmitOption = False,
+    wait: WaitOption = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="With --submit: another attempt at a job that crashed or was stopped.")
     ] = False,
@@ -57,6 +57,8 @@ def finetune(
     """Train the whole network of a model further, here and now. Stopped at any moment, the same command goes on."""
     if retry and not submit:
         raise UsageError("--retry needs --submit. Here, the same command goes on with a job by itself.")
+    if wait and not submit:
+        raise UsageError(WAIT_NEEDS_SUBMIT)
     if must_pass and submit:
         raise UsageError("--must-pass and --submit exclude each other: a submitted job has no result yet.")
     from flows import finetuning, render, render_jobs, submission
@@ -66,8 +68,7 @@ def finetune(
         name, str(workspace_root(workspace)), epochs, layer_decay, unfreeze_epochs, checkpoint_seconds
     )
     if submit:
-        submitted = submission.submit_finetune(request, retry)
-        render.json_object(submitted) if json else render_jobs.scheduled(submitted)
+        tell_submitted(submission.submit_finetune(request, retry), wait, json)
         return
     document = finetuning.finetune(
         request,
@@ -140,13 +141,16 @@ def cancel(
     render.json_object(document) if json else render_jobs.cancelled(document)
 
 
-def deploy(json: JsonOption = False) -> None:
-    """Set up the Prefect server that PREFECT_API_URL names: work pools, deployments, automations. Safe to repeat."""
+def tell_submitted(document: dict[str, Any], wait: bool, json: bool) -> None:
+    """Say where a job went, and with `wait` how it ended."""
     from flows import render, render_jobs
-    from flows.server import get_server
+    from flows.server import wait_for
 
-    url = get_server()
-    from flows.deploy import deploy_all
-
-    document = deploy_all(url)
-    render.json_object(document) if json else render_jobs.deployed(document)
+    say = render_jobs.scheduled if "job" in document else render_jobs.submitted
+    if not wait or "run" not in document:  # a job that has ended is not submitted
+        render.json_object(document) if json else say(document)
+        return
+    if not json:
+        say(document)
+    ended = wait_for(document)
+    render.json_object(ended) if json else render_jobs.ended(ended)

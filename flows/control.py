@@ -6,7 +6,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.server import Run, cancel_runs, find_problem, find_runs
+from flows.server import Run, cancel_runs, find_problem, find_runs, hide_password
 from flows.settings import prefect_url
 from pipeline.errors import HeadstartError, NotFoundError
 from storage.jobs import SHORTEST, JobState, get_job, list_jobs, request_cancel
@@ -71,7 +71,9 @@ def _find_runs(workspace_root: str, job: str | None = None) -> tuple[str | None,
     if url is None:
         return None, []
     if problem := find_problem(url):
-        log.warning("No Prefect server answers at %s (%s): only what is known here is told.", url, problem)
+        log.warning(
+            "No Prefect server answers at %s (%s): only what is known here is told.", hide_password(url), problem
+        )
         return None, []
     try:
         return url, find_runs(url, workspace_root, job)

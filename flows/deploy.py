@@ -1,62 +1,43 @@
-"""Set up a Prefect server: work pools, deployments and automations, each made or brought up to date by its name.
+"""Set up a Prefect server: work pools, the deployments of `prefect.yaml`, and automations; each made or brought up to
+date by its name.
 
 Heavy leaf: importing it loads Prefect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
 from datetime import timedelta
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
-from prefect.deployments.runner import DeploymentApplyError
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
-from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
-from flows import jobs
-from flows.server import FINETUNE, ONBOARD, explained
-from pipeline.errors import ConflictError
+from flows.server import explained, hide_password
+from flows.settings import environment_with
+from pipeline.errors import ConflictError, NotFoundError
 
 TAG = "headstart"  # of our deployments and so of their runs: what is not ours is left alone
+FILE = "prefect.yaml"
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENT_SECONDS = 3 * HEARTBEAT_SECONDS  # then a run is dead
 BEGIN_SECONDS = 300  # a process takes 5 to 10 on a quiet machine, and Prefect keeps its place for so long
 
-# What every run's process needs, here so that nobody must remember it when a worker is started.
-ENVIRONMENT = {
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,storage,flows",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # threads of ours that know no run
-    "PYTHONSAFEPATH": "1",  # Prefect runs a script beside a storage.py of its own, which would be taken for our package
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Deployment:
-    """A flow on a work pool."""
-
-    flow: Any
-    pool: str
-    limit: int | None = None  # of runs at a time; others wait
-    variables: Mapping[str, Any] = field(default_factory=dict)
-
-
 POOLS = {
-    "cpu": "Onboarding: features and heads.",
+    "cpu": "Onboarding, refreshing, predicting, and the care of the workspace.",
     "gpu": "Fine-tuning, one job at a time.",
-}
-DEPLOYMENTS = {
-    ONBOARD: _Deployment(jobs.onboard, "cpu"),
-    # a run that writes to its worker's terminal dies with the worker
-    FINETUNE: _Deployment(jobs.finetune, "gpu", limit=1, variables={"stream_output": False}),
 }
 
 # Prefect notices by itself neither that a run's process was lost together with its worker, nor that the worker was lost
@@ -79,21 +60,81 @@ LOST_RUNS = [
 ]
 
 
-def deploy_all(url: str) -> dict[str, Any]:
+def deploy_all(url: str, file: str | None = None) -> dict[str, Any]:
     """Set a server up; returns what `headstart deploy --json` prints. Done again, it changes nothing.
+
+    Parameters
+    ----------
+    file
+        A `prefect.yaml`; by default the one that came with headstart.
 
     Raises
     ------
+    NotFoundError
+        There is no such file.
     ConflictError
-        When the server refuses something.
+        The server refuses something.
     """
+    path = _find_file(file)
     with explained(url), get_client(sync_client=True) as client:
+        pools = [_make_pool(client, name, description) for name, description in POOLS.items()]
+        before = {deployment.id for deployment in _our_deployments(client)}
+        _apply(url, path)
         return {
-            "server": url,
-            "pools": [_make_pool(client, name, description) for name, description in POOLS.items()],
-            "deployments": [_apply(client, name, deployment) for name, deployment in DEPLOYMENTS.items()],
+            "server": hide_password(url),
+            "file": str(path),
+            "pools": pools,
+            "deployments": [_row(client, deployment, before) for deployment in _our_deployments(client)],
             "automations": [_put(client, _crashing(*row)) for row in LOST_RUNS],
         }
+
+
+def _find_file(file: str | None) -> Path:
+    """Find the deployments: as asked, else inside the installed package, else at the top of the repository."""
+    here = Path(__file__).parent
+    places = [Path(file).absolute()] if file else [here / FILE, here.parent / FILE]
+    for place in places:
+        if place.is_file():
+            return place
+    raise NotFoundError(f"There is no file {places[-1]}. Name one with --file; see {FILE} of headstart.")
+
+
+def _apply(url: str, path: Path) -> None:
+    """Have Prefect's own command read the file, so that it means here what it means to everybody."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
+    environment = environment_with(
+        PREFECT_API_URL=url, HEADSTART_VERSION=version("headstart"), NO_COLOR="1", PYTHONSAFEPATH="1", COLUMNS="200"
+    )
+    done = subprocess.run(command, env=environment, cwd=path.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = " ".join(re.sub(r"[^\x20-\x7e]+", " ", f"{done.stdout} {done.stderr}").split())
+        raise ConflictError(f"Prefect could not deploy {path}: {said[-600:]}")
+
+
+def _our_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    return sorted(client.read_deployments(deployment_filter=ours), key=lambda found: str(found.created))
+
+
+def _row(client: SyncPrefectClient, found: DeploymentResponse, before: Iterable[Any]) -> dict[str, Any]:
+    limit = found.global_concurrency_limit
+    return {
+        "name": f"{client.read_flow(found.flow_id).name}/{found.name}",
+        "pool": found.work_pool_name,
+        "limit": limit.limit if limit else None,
+        "schedules": [
+            {"slug": row.slug, "when": describe_schedule(row.schedule), "active": row.active} for row in found.schedules
+        ],
+        "done": "updated" if found.id in before else "made",
+    }
+
+
+def describe_schedule(schedule: Any) -> str:
+    """Say when a schedule makes runs."""
+    zone = f" ({schedule.timezone})" if schedule.timezone else ""
+    if interval := getattr(schedule, "interval", None):
+        return f"every {str(interval).removesuffix(', 0:00:00')}{zone}"
+    return f"{getattr(schedule, 'cron', None) or schedule.rrule}{zone}"
 
 
 def _make_pool(client: SyncPrefectClient, name: str, description: str) -> dict[str, Any]:
@@ -105,32 +146,6 @@ def _make_pool(client: SyncPrefectClient, name: str, description: str) -> dict[s
         wanted = WorkPoolCreate(name=name, type="process", description=description, base_job_template=template)
         pool, done = client.create_work_pool(wanted), "made"
     return {"name": pool.name, "type": pool.type, "done": done}
-
-
-def _apply(client: SyncPrefectClient, name: str, wanted: _Deployment) -> dict[str, Any]:
-    try:
-        client.read_deployment_by_name(name)
-        done = "updated"
-    except ObjectNotFound:
-        done = "made"
-    limit = wanted.limit and ConcurrencyLimitConfig(
-        limit=wanted.limit, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
-    )
-    deployment: Any = wanted.flow.to_deployment(
-        name=name.partition("/")[2],
-        description=wanted.flow.description,
-        version=version("headstart"),
-        tags=[TAG],
-        work_pool_name=wanted.pool,
-        concurrency_limit=limit,
-        job_variables={"env": ENVIRONMENT, **wanted.variables},
-        entrypoint_type=EntrypointType.MODULE_PATH,  # the worker's own installation, wherever that is
-    )
-    try:
-        deployment.apply()
-    except DeploymentApplyError as error:
-        raise ConflictError(f"The server refused the deployment '{name}': {error}") from error
-    return {"name": name, "pool": wanted.pool, "limit": wanted.limit, "done": done}
 
 
 def _crashing(name: str, message: str, condition: tuple[set[str], set[str], float]) -> AutomationCore:

@@ -3,138 +3,32 @@
 # no `from __future__ import annotations`: Prefect builds the parameter form from real types
 
 import logging
+import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed
-from pydantic import BaseModel, ConfigDict, Field
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
 
-from flows import extraction, finetuning, steps, submission, training
-from flows.artifacts import CurveArtifacts
+from flows import extraction, finetuning, maintenance, steps, submission, training
+from flows.artifacts import CurveArtifacts, RunProgress, Showcase, show_model, show_plan, show_rows
 from flows.curve import describe_epoch, rows_of
-from flows.progress import Lines
-from flows.settings import workspace_root
-from pipeline.backbones import AUTO, AUTO_MINUTES, BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
-from pipeline.decision import Strategy
-from pipeline.errors import CancelledError
-from pipeline.schedule import CHECKPOINT_SECONDS
-
-DATASET_NAME = "^[a-z0-9][a-z0-9._-]{0,63}$"
-
-
-class OnboardParams(BaseModel):
-    """What to onboard."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    folder: str = Field(
-        title="Folder or table",
-        min_length=1,
-        description="A folder per class, train/val/test folders of such, or a CSV table; as the worker sees it.",
-    )
-    name: str | None = Field(
-        default=None,
-        title="Dataset name",
-        pattern=DATASET_NAME,
-        description="By default that of the folder.",
-    )
-    backbone: str = Field(
-        default=DEFAULT_BACKBONE,
-        title="Backbone",
-        json_schema_extra={"enum": [*BACKBONE_NAMES, AUTO]},
-        description=f"The pretrained network that features come from; {AUTO}: the best of those that are here.",
-    )
-    weights: str | None = Field(
-        default=None,
-        title="Weights",
-        description="Of a backbone that is not embedded: imagenet (downloaded by Keras), none, or a file.",
-    )
-    recipe: Literal["exact", "scaled"] = Field(
-        default="exact",
-        title="Recipe",
-        description="scaled: decode large JPEGs smaller; faster, slightly other numbers.",
-    )
-    size: int | None = Field(
-        default=None,
-        ge=SIZES[0],
-        le=SIZES[-1],
-        title="Size",
-        description=f"Pixels, side of the square given to the network: a multiple of {SIZES.step}; by default its own.",
-    )
-    views: int = Field(
-        default=0,
-        ge=0,
-        le=64,
-        title="Augmented views",
-        description="Of each training picture, to cache and to train on.",
-    )
-    case: int | None = Field(
-        default=None,
-        ge=1,
-        le=4,
-        title="Case",
-        description="Treat the data as this case, whatever was measured: 1 small and similar, 2 small and different, "
-        "3 large and similar, 4 large and different.",
-    )
-    strategy: Strategy | None = Field(
-        default=None, title="Strategy", description="Do this, whatever the case says. Kept in the plan."
-    )
-    auto_minutes: float = Field(
-        default=AUTO_MINUTES,
-        ge=0,
-        title="Minutes for auto",
-        description=f"What comparing backbones may take, about, where the backbone is {AUTO}.",
-    )
-    by: str = Field(
-        default="", title="Asked by", description="Who overrides the rule, if anybody does; kept in the plan."
-    )
-    workspace: str | None = Field(
-        default=None, title="Workspace", description="Folder for everything we write; by default the worker's own."
-    )
-    rehash: bool = Field(
-        default=False, title="Rehash", description="Read every file again, whatever its size and time say."
-    )
-
-
-class FinetuneParams(BaseModel):
-    """Which model to train further."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(
-        title="Model",
-        pattern=DATASET_NAME,
-        description="Its name, which is that of its dataset; it has a head already.",
-    )
-    workspace: str | None = Field(
-        default=None, title="Workspace", description="Folder for everything we write; by default the worker's own."
-    )
-    epochs: int | None = Field(
-        default=None,
-        ge=1,
-        title="Epochs",
-        description="At most so many passes over the pictures; by default by a table.",
-    )
-    layer_decay: float = Field(
-        default=1.0,
-        ge=0.1,
-        le=1.0,
-        title="Layer-wise decay",
-        description="Learning rate of each stage over that of the stage behind it.",
-    )
-    unfreeze_epochs: float = Field(
-        default=0.0,
-        ge=0,
-        title="Unfreezing",
-        description="The head learns alone for so many epochs, then stage after stage joins.",
-    )
-    checkpoint_seconds: float = Field(
-        default=CHECKPOINT_SECONDS, ge=0, title="Seconds between checkpoints", description="What a kill costs at most."
-    )
-
+from flows.params import (
+    ExtractParams,
+    FinetuneParams,
+    GcParams,
+    OnboardParams,
+    PredictBatchParams,
+    RefreshParams,
+    VerifyParams,
+)
+from pipeline.errors import CancelledError, DamagedError, HeadstartError
+from storage.models import get_model
+from storage.verification import LEFT
+from storage.workspace import Workspace
 
 # The feature store is the cache. Prefect's own would be a second one, and two disagree sooner or later.
 _TASKS: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -147,45 +41,168 @@ def _as_task(step: Callable[..., Any], *args: Any) -> Any:
     return _TASKS[step](*args)
 
 
-@flow(name="onboard", flow_run_name="onboard-{params.folder}")
-def onboard(params: OnboardParams) -> dict[str, Any]:
+def _run_name() -> str:
+    """Name a run by what it is about, as people look for it in the UI."""
+    params = flow_run.parameters.get("params") or {}
+    params = params if isinstance(params, dict) else params.model_dump()
+    about = params.get("name") or params.get("folder") or ",".join(params.get("names") or [])
+    return "-".join(filter(None, [flow_run.flow_name, params.get("model"), os.path.basename(str(about).rstrip("/"))]))
+
+
+class _Run:
+    """What every run does: log what our modules tell, show its progress, end with a sentence."""
+
+    def __init__(self) -> None:
+        self.logger = get_run_logger()
+        self.showcase = Showcase(self.logger.warning)
+        self.progress = RunProgress(self.logger.info, self.showcase)
+        for name in ("pipeline", "storage", "flows"):  # Prefect forwards these loggers, which say warnings only
+            logging.getLogger(name).setLevel(logging.INFO)
+
+    def end(self, work: Callable[[], tuple[str, dict[str, Any]]]) -> State[Any]:
+        """Do the work; an error of ours is a sentence that names its kind, anything else a bug with its traceback."""
+        try:
+            message, document = work()
+        except CancelledError as error:
+            return Cancelled(message=str(error))
+        except HeadstartError as error:
+            self.logger.error("%s", error)
+            return Failed(message=f"{type(error).__name__}: {error}")
+        return Completed(message=message, data=document)
+
+    def show_model(self, workspace: str, model: dict[str, Any]) -> None:
+        ref = get_model(Workspace.open(workspace), f"{model['name']}@{model['version']}")
+        show_model(self.showcase, model, ref.record)
+
+
+@flow(name="onboard", flow_run_name=_run_name)
+def onboard(params: OnboardParams) -> State[Any]:
     """Bring a folder of pictures to a trained model; what was done before is found, not done again."""
-    fields = params.model_dump() | {"workspace": str(workspace_root(params.workspace))}
-    request = steps.Request(**fields)
-    logger = get_run_logger()
-    _hear_info()
-    document = steps.onboard(request, Lines(logger.info), call=_as_task)
-    for reason in document["reasons"]:
-        logger.info("%s", reason)
-    return submission.schedule_finetuning(document)
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        document = steps.onboard(steps.Request(**params.fields()), run.progress, call=_as_task)
+        for reason in document["reasons"]:
+            run.logger.info("%s", reason)
+        show_plan(run.showcase, document)
+        run.show_model(document["workspace"], document["model"])
+        document = submission.schedule_finetuning(document)
+        return describe_onboarded(document), document
+
+    return run.end(work)
+
+
+def describe_onboarded(document: dict[str, Any]) -> str:
+    """Say in a line what came of a dataset."""
+    metrics, model = document["metrics"], document["model"]
+    figure = "accuracy" if "accuracy" in metrics else "mean_average_precision"
+    finetune = document.get("finetune")
+    return (
+        f"{model['name']}@{model['version']}: case {document['case']}, {document['strategy']}, "
+        f"{figure.replace('_', ' ')} {metrics[figure]:.3f}, {document['features']['num_computed']:,} pictures computed."
+        + (f" Fine-tuning: {finetune['state']}." if finetune else "")
+    )
+
+
+@flow(name="extract", flow_run_name=_run_name)
+def extract(params: ExtractParams) -> State[Any]:
+    """Compute the features of a folder of pictures that are not stored yet. Decides and trains nothing."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        document = steps.extract_only(steps.Request(**params.fields()), run.progress, call=_as_task)
+        features = document["features"]
+        return f"{features['num_computed']:,} computed, {features['num_reused']:,} there already.", document
+
+    return run.end(work)
+
+
+@flow(name="refresh", flow_run_name=_run_name)
+def refresh(params: RefreshParams = RefreshParams()) -> State[Any]:  # noqa: B008  the form's default
+    """Read every dataset again, compute what is new, and train again where enough changed; the better model serves."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        from flows.refresh import RefreshRequest
+        from flows.refresh import refresh as run_refresh
+
+        fields = params.fields()
+        request = RefreshRequest(fields["workspace"], tuple(fields["names"]), fields["force"])
+        document = run_refresh(request, run.progress, run.logger.info, call=_as_task)
+        return describe_refreshed(document), document
+
+    return run.end(work)
 
 
 # No task and no retries. Prefect stops a run with SIGTERM, which Python hears in the main thread only, and a job that
 # is run again goes on by itself.
-@flow(name="finetune", flow_run_name="finetune-{params.name}", retries=0)
+@flow(name="fine-tune", flow_run_name=_run_name, retries=0)
 def finetune(params: FinetuneParams) -> State[Any]:
     """Train the whole network of a model further; a new version is saved only if it beats the head it started from."""
-    fields = params.model_dump() | {"workspace": str(workspace_root(params.workspace))}
-    request = finetuning.FinetuneRequest(**fields)
-    logger = get_run_logger()
-    _hear_info()
-    curve = CurveArtifacts(params.name, logger.warning)
+    run = _Run()
+    curve = CurveArtifacts(params.name, run.showcase)
 
     def on_epoch(row: dict[str, Any]) -> None:
-        logger.info("%s", describe_epoch(row))
+        run.logger.info("%s", describe_epoch(row))
         curve.add(row)
 
-    try:
-        document = finetuning.finetune(request, Lines(logger.info), log=logger.info, on_epoch=on_epoch)
-    except CancelledError as error:
-        return Cancelled(message=str(error))
-    curve.finish(rows_of(document))
-    gate, model = document["gate"], document["model"]
-    verdict = f"Saved {model['name']}@{model['version']}." if model else "The head stays the model."
-    return Completed(message=f"{gate['reason']} {verdict}", data=document)
+    def work() -> tuple[str, dict[str, Any]]:
+        request = finetuning.FinetuneRequest(**params.fields())
+        document = finetuning.finetune(request, run.progress, log=run.logger.info, on_epoch=on_epoch)
+        curve.finish(rows_of(document))
+        gate, model = document["gate"], document["model"]
+        if model:
+            run.show_model(request.workspace, model)
+        verdict = f"Saved {model['name']}@{model['version']}." if model else "The head stays the model."
+        return f"{gate['reason']} {verdict}", document
+
+    return run.end(work)
 
 
-def _hear_info() -> None:
-    """Let what our modules tell reach the run's log; Prefect forwards their loggers, which say warnings only."""
-    for name in ("pipeline", "storage", "flows"):
-        logging.getLogger(name).setLevel(logging.INFO)
+@flow(name="predict-batch", flow_run_name=_run_name)
+def predict_batch(params: PredictBatchParams) -> State[Any]:
+    """Predict the pictures of a folder that are new since the last run, and write one table of all."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        from flows.predict_batch import PredictBatchRequest
+        from flows.predict_batch import predict_batch as run_predict_batch
+
+        document = run_predict_batch(PredictBatchRequest(**params.fields()), run.progress)
+        new = f"{document['num_new']:,} new, {document['num_failed']:,} of them no pictures"
+        return f"{new}; {document['num_rows']:,} rows in {document['output']}.", document
+
+    return run.end(work)
+
+
+@flow(name="verify", flow_run_name=_run_name)
+def verify(params: VerifyParams = VerifyParams()) -> State[Any]:  # noqa: B008  the form's default
+    """Check every file and checksum of the workspace; set right what can be, report the rest."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        fields = params.fields()
+        document = maintenance.verify(fields["workspace"], run.progress, fields["recompute"])
+        findings = document["findings"]
+        show_rows(run.showcase, "findings", "workspace", "What verify found", findings)
+        if unmended := [row for row in findings if row["done"] == LEFT]:
+            raise DamagedError(f"{len(findings)} findings, {len(unmended)} left as they are: see the artifact.")
+        return f"{len(findings)} findings, all set right.", document
+
+    return run.end(work)
+
+
+@flow(name="gc", flow_run_name=_run_name)
+def gc(params: GcParams = GcParams()) -> State[Any]:  # noqa: B008  the form's default
+    """Find features and files that no dataset and no model needs, and remove them if asked to."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        fields = params.fields()
+        limits = maintenance.parse_limits(fields["older_than"], fields["max_size"], fields["grace"])
+        document = maintenance.gc(fields["workspace"], limits, fields["delete"])
+        show_rows(run.showcase, "garbage", "workspace", "What nothing needs", document["garbage"])
+        done = "removed" if fields["delete"] else "could go"
+        return f"{len(document['garbage']):,} items of {document['num_bytes'] / 1e6:,.0f} MB {done}.", document
+
+    return run.end(work)

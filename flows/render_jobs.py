@@ -14,6 +14,11 @@ def submitted(document: Mapping[str, Any]) -> None:
     say(f"run {document['name']} ({document['run']}) is {document['state']} on {document['server']}")
 
 
+def ended(document: Mapping[str, Any]) -> None:
+    """Print how a run ended."""
+    say(f"run {document['name']} is {document['state']}: {document['message']}", style="bold")
+
+
 def scheduled(document: Mapping[str, Any]) -> None:
     """Print what became of a fine-tuning job that should run: submitted, already finished, or left for later."""
     job = f"fine-tuning job {document['job']}" if document["job"] else "fine-tuning"
@@ -124,15 +129,6 @@ def cancelled(document: Mapping[str, Any]) -> None:
         say(f"run {run['name']} ({run['run']}) is {run['state']}")
     if not document["was_running"] and not document["runs"]:
         say(f"job {document['job']} does not run, so there is nothing to stop")
-
-
-def deployed(document: Mapping[str, Any]) -> None:
-    """Print what a server has now, and how its workers are started."""
-    for kind in ("pools", "deployments", "automations"):
-        for row in document[kind]:
-            say(f"{kind.removesuffix('s')} {row['name']}: {row['done']}")
-    for pool in document["pools"]:
-        say(f"next: prefect worker start --pool {pool['name']}")
 
 
 def _without_none(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import sys
 
 from prefect.types.entrypoint import EntrypointType
 
-from flows.jobs import OnboardParams, onboard
+from flows.jobs import onboard
+from flows.params import OnboardParams
 
 
 def main(arguments: list[str]) -> None:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
+from uuid import UUID
 
 from flows.settings import prefect_url
-from pipeline.errors import ConflictError, ServerUnreachableError
+from pipeline import errors
+from pipeline.errors import (
+    CancelledError,
+    ConflictError,
+    HeadstartError,
+    ServerUnreachableError,
+    UnknownNameError,
+    UsageError,
+)
 from pipeline.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.objects import FlowRun, State
 
-ONBOARD, FINETUNE = "onboard/onboard", "finetune/finetune"  # flow/deployment
+ONBOARD, FINETUNE = "onboard/onboard", "fine-tune/fine-tune"  # flow/deployment
 JOB_TAG = "job:"  # its runs carry a job's id in a tag
 ANSWER_SECONDS = 5.0
 MOST_RUNS = 200  # of a server's answer
@@ -55,7 +67,9 @@ def get_server(otherwise: str = "") -> str:
     if not url:
         raise ServerUnreachableError(f"No Prefect server is named. Set PREFECT_API_URL{otherwise}.")
     if problem := find_problem(url):
-        raise ServerUnreachableError(f"No Prefect server answers at {url} ({problem}). Start it{otherwise}.")
+        raise ServerUnreachableError(
+            f"No Prefect server answers at {hide_password(url)} ({problem}). Start it{otherwise}."
+        )
     return url
 
 
@@ -73,6 +87,11 @@ def find_problem(url: str) -> str | None:
     return None
 
 
+def hide_password(url: str) -> str:
+    """Leave out what a URL says before the @, for people and logs."""
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
 @contextmanager
 def explained(url: str) -> Iterator[None]:
     """Turn what Prefect's client raises into an error of ours."""
@@ -81,11 +100,18 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as error:
+        if error.response.status_code == HTTPStatus.UNAUTHORIZED:
+            raise ConflictError(
+                f"The server at {hide_password(url)} wants credentials. Set PREFECT_API_AUTH_STRING to what it was "
+                "started with as PREFECT_SERVER_API_AUTH_STRING."
+            ) from error
         said = error.response.text[:300]
-        raise ConflictError(f"The server at {url} refused ({error.response.status_code}): {said}") from error
+        raise ConflictError(
+            f"The server at {hide_password(url)} refused ({error.response.status_code}): {said}"
+        ) from error
     except httpx.HTTPError as error:
         raise ServerUnreachableError(
-            f"The Prefect server at {url} went away ({type(error).__name__}). Try again when it is back."
+            f"The Prefect server at {hide_password(url)} went away ({type(error).__name__}). Try again when it is back."
         ) from error
 
 
@@ -166,3 +192,57 @@ def cancel_runs(url: str, workspace: str, job: str) -> list[Run]:
         for run_id in asked:
             client.set_flow_run_state(run_id, State(type=StateType.CANCELLING))
     return [run for run in find_runs(url, workspace, job) if run.id in asked]
+
+
+# ── the end of a run ─────────────────────────────────────────────────────────────────────────────
+
+SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_AWAY = 600.0  # of a server that is started again, or moved
+
+
+def wait_for(document: Mapping[str, Any], seconds_between: float = SECONDS_BETWEEN_LOOKS) -> dict[str, Any]:
+    """Wait for the end of a submitted run; returns what was said of it with how it ended.
+
+    Raises
+    ------
+    HeadstartError
+        Of the kind that ended the run, where that is one of ours; CancelledError for one that was stopped.
+    ServerUnreachableError
+        When the server was away for ten minutes. The run may still go on.
+    """
+    url, run_id = get_server(), document["run"]
+    heard = time.monotonic()
+    while True:
+        try:
+            state = _state_of(url, run_id)
+            heard = time.monotonic()
+        except ServerUnreachableError:
+            if time.monotonic() - heard > SECONDS_AWAY:
+                raise
+            state = None
+        if state and state.is_final():
+            break
+        time.sleep(seconds_between)
+    name = str(state.name)
+    message = state.message or name
+    if not state.is_completed():
+        raise _ended_by(f"Run {document['name']} ({run_id})", name, message, state.is_cancelled())
+    return {**document, "state": name, "message": message}
+
+
+def _state_of(url: str, run_id: str) -> State | None:
+    from prefect.client.orchestration import get_client
+
+    with explained(url), get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(run_id)).state
+
+
+def _ended_by(run: str, state: str, message: str, is_cancelled: bool) -> HeadstartError:
+    """Make the error that ended a run: its kind stands before the sentence."""
+    if is_cancelled:
+        return CancelledError(f"{run} is {state}: {message}")
+    kind, _, sentence = message.partition(": ")
+    found = UsageError if kind == UnknownNameError.__name__ else getattr(errors, kind, None)
+    if isinstance(found, type) and issubclass(found, HeadstartError):
+        return found(f"{run} is {state}: {sentence}")
+    return HeadstartError(f"{run} is {state}: {message}")

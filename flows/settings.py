@@ -35,6 +35,11 @@ def prefect_url() -> str | None:
     return os.environ.get("PREFECT_API_URL") or None
 
 
+def environment_with(**changed: str) -> dict[str, str]:
+    """Copy the environment for a process that needs some of it otherwise."""
+    return {**os.environ, **changed}
+
+
 def visible_gpus() -> str | None:
     """Return what CUDA_VISIBLE_DEVICES says, None where it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, fields
+from dataclasses import fields
 from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.server import FINETUNE, JOB_TAG, ONBOARD, attempt_key, explained, find_problem, get_server, next_attempt
+from flows.server import (
+    FINETUNE,
+    JOB_TAG,
+    ONBOARD,
+    attempt_key,
+    explained,
+    find_problem,
+    get_server,
+    hide_password,
+    next_attempt,
+)
 from flows.settings import prefect_url, workspace_root
 from flows.steps import Request
 from pipeline.errors import HeadstartError, NotFoundError
@@ -32,14 +42,16 @@ def submit_onboard(request: Request) -> dict[str, Any]:
     NotFoundError
         When the server does not know the deployment.
     """
-    parameters = asdict(request) | {
-        "folder": os.path.abspath(request.folder),
-        "workspace": os.path.abspath(request.workspace),
-    }
-    if request.weights and os.path.isfile(request.weights):
-        parameters["weights"] = os.path.abspath(request.weights)
+    from flows.params import onboard_params
+
+    about = request.name or os.path.basename(os.path.abspath(request.folder))
+    return submit(ONBOARD, onboard_params(request), f"onboard-{about}")
+
+
+def submit(deployment: str, parameters: dict[str, Any], name: str) -> dict[str, Any]:
+    """Create a run of a deployment under a name; raises as `submit_onboard` does."""
     url = get_server(HERE_AND_NOW)
-    return _run_part(_create_run(url, ONBOARD, parameters), url)
+    return _run_part(_create_run(url, deployment, parameters, flow_run_name=name), url)
 
 
 def submit_finetune(request: FinetuneRequest, retry: bool = False) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def schedule_finetuning(document: dict[str, Any]) -> dict[str, Any]:
         elif url is None:
             part |= _not_scheduled(request, "PREFECT_API_URL names no server.")
         elif problem := find_problem(url):
-            part |= _not_scheduled(request, f"No Prefect server answers at {url} ({problem}).")
+            part |= _not_scheduled(request, f"No Prefect server answers at {hide_password(url)} ({problem}).")
         else:
             part = _submit_attempt(url, request, job, 1)
     except HeadstartError as error:
@@ -113,14 +125,15 @@ def _command(request: FinetuneRequest, *options: str) -> str:
 
 
 def _submit_attempt(url: str, request: FinetuneRequest, job: JobPlan, attempt: int) -> dict[str, Any]:
-    parameters = asdict(request) | {"workspace": os.path.abspath(request.workspace)}
+    from flows.params import finetune_params
+
     run = _create_run(
         url,
         FINETUNE,
-        parameters,
+        finetune_params(request),
         idempotency_key=attempt_key(request.workspace, job.id, attempt),
         tags=[f"{JOB_TAG}{job.id}"],
-        flow_run_name=f"finetune-{request.name}",
+        flow_run_name=f"fine-tune-{request.name}",
     )
     part = {"job": job.id, "attempt": attempt, **_run_part(run, url)}
     if run.state and run.state.is_final():  # yet the job has no outcome
@@ -139,10 +152,15 @@ def _create_run(url: str, deployment: str, parameters: dict[str, Any], **marks: 
             )
     except ObjectNotFound as error:
         raise NotFoundError(
-            f"The server at {url} has no deployment '{deployment}'. Make it with: headstart deploy"
+            f"The server at {hide_password(url)} has no deployment '{deployment}'. Make it with: headstart deploy"
         ) from error
     return cast("FlowRun", run)
 
 
 def _run_part(run: FlowRun, url: str) -> dict[str, Any]:
-    return {"run": str(run.id), "name": run.name, "state": run.state.name if run.state else "unknown", "server": url}
+    return {
+        "run": str(run.id),
+        "name": run.name,
+        "state": run.state.name if run.state else "unknown",
+        "server": hide_password(url),
+    }

@@ -119,6 +119,28 @@ def head_figures(record: Record) -> str:
     )
 
 
+def quadrant(record: Record) -> list[str]:
+    """Draw the four cases as a table, the one that it is in bold; here only: text that is markup."""
+    titles = {
+        1: "1: a head on the top features",
+        2: "2: a head on earlier features",
+        3: "3: the whole network, from its weights",
+        4: "4: the same, or from scratch",
+    }
+    cells = {case: f"**● {title}**" if case == record["case"] else title for case, title in titles.items()}
+    similarity, size = record["similarity"], record["size"]
+    limits = similarity["thresholds"]
+    return [
+        f"| | similar (D_BN below {limits['similar']}) | different |",
+        "| --- | --- | --- |",
+        f"| **small** | {cells[1]} | {cells[2]} |",
+        f"| **large** | {cells[3]} | {cells[4]} |",
+        "",
+        f"D_BN {similarity['distance']:.3f} ({text(similarity['verdict'])}), {size['num_train']:,} training pictures "
+        f"({text(size['verdict'])}). Strategy: {text(record['strategy'])}.",
+    ]
+
+
 def decision(record: Record) -> str:
     """Show every signal with its boundary, what was changed, and what was not taken."""
     if "signals" not in record:
@@ -135,6 +157,8 @@ def decision(record: Record) -> str:
     )
     return section(
         "Decision",
+        *quadrant(record),
+        "",
         verdict,
         "",
         *table(("signal", "measured", "boundary", "margin", "meaning"), rows),

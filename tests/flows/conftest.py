@@ -71,6 +71,31 @@ def prefect_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def deployed(prefect_server):
+    """What `headstart deploy` has made of the session's server: its document, with `server`, the URL."""
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.deploy import deploy_all
+
+    return deploy_all(PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def server(deployed, monkeypatch):
+    """The URL of a server that is set up, named by PREFECT_API_URL."""
+    monkeypatch.setenv("PREFECT_API_URL", deployed["server"])
+    return deployed["server"]
+
+
+@pytest.fixture
+def client(deployed):
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
 def small(tmp_path_factory):
     """A dataset of 3 classes of 12 pictures, onboarded at 64 pixels: to be copied."""
     from flows import steps

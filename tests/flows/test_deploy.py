@@ -1,35 +1,50 @@
 """Setting a server up, on the session's real one."""
 
+import json
+from datetime import timedelta
+from urllib.request import Request, urlopen
+
 import pytest
+
+from pipeline.errors import ConflictError, NotFoundError
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.prefect
 
-
-@pytest.fixture
-def url(prefect_server):
-    from prefect.settings import PREFECT_API_URL
-
-    return PREFECT_API_URL.value()
-
-
-@pytest.fixture
-def client(url):
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        yield client
+DEPLOYMENTS = {"onboard", "refresh", "extract", "fine-tune", "predict-batch", "verify", "gc"}
 
 
 def names(document, kind):
     return [row["name"] for row in document[kind]]
 
 
-def test_a_second_time_nothing_is_made_again(url, client):
+def pause(server, deployment, schedule):
+    """Pause a schedule as the UI does."""
+    url, body = f"{server}/deployments/{deployment}/schedules/{schedule}", json.dumps({"active": False})
+    urlopen(Request(url, body.encode(), {"content-type": "application/json"}, method="PATCH")).close()
+
+
+def test_every_flow_has_a_deployment_of_its_name_on_a_pool(deployed):
+    assert names(deployed, "deployments") == [f"{name}/{name}" for name in names_in_file()]
+    assert set(names_in_file()) == DEPLOYMENTS
+    assert {row["pool"] for row in deployed["deployments"]} == {"cpu", "gpu"}
+    assert all(row["limit"] for row in deployed["deployments"])
+
+
+def names_in_file():
+    import yaml
+
+    return [row["name"] for row in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]]
+
+
+def test_a_second_time_nothing_is_made_again_and_what_was_paused_stays_paused(deployed, client):
     from flows.deploy import deploy_all
 
-    deploy_all(url)
-    before = {name: client.read_deployment_by_name(name).id for name in ("onboard/onboard", "finetune/finetune")}
-    second = deploy_all(url)
+    collecting = client.read_deployment_by_name("gc/gc")
+    (schedule,) = collecting.schedules
+    pause(deployed["server"], collecting.id, schedule.id)
+    before = {name: client.read_deployment_by_name(name).id for name in names(deployed, "deployments")}
+    second = deploy_all(deployed["server"])
     assert {row["done"] for kind in ("pools", "deployments", "automations") for row in second[kind]} <= {
         "found",
         "updated",
@@ -37,46 +52,68 @@ def test_a_second_time_nothing_is_made_again(url, client):
     assert {name: client.read_deployment_by_name(name).id for name in names(second, "deployments")} == before
     for name in names(second, "automations"):
         assert len(client.read_automations_by_name(name)) == 1
+    (after,) = client.read_deployment_by_name("gc/gc").schedules
+    assert (after.id, after.active, after.parameters) == (schedule.id, False, schedule.parameters)
 
 
-def test_fine_tuning_runs_alone_on_the_pool_of_gpus_and_outlives_its_worker(url, client):
-    from flows.deploy import deploy_all
+def test_a_schedule_has_its_time_zone_and_its_parameters(deployed, client):
+    (nightly,) = client.read_deployment_by_name("refresh/refresh").schedules
+    assert (nightly.schedule.cron, nightly.schedule.timezone, nightly.active) == ("0 3 * * *", "Etc/UTC", True)
+    (weekly,) = client.read_deployment_by_name("gc/gc").schedules
+    assert weekly.schedule.interval == timedelta(days=7)
+    assert weekly.parameters == {"params": {"delete": True, "older_than": "30d"}}
+    said = {row["name"]: row["schedules"] for row in deployed["deployments"]}
+    assert said["refresh/refresh"][0]["when"] == "0 3 * * * (Etc/UTC)"
+    assert said["gc/gc"][0]["when"] == "every 7 days (Etc/UTC)"
 
-    deploy_all(url)
-    deployment = client.read_deployment_by_name("finetune/finetune")
+
+def test_fine_tuning_runs_alone_on_the_pool_of_gpus(deployed, client):
+    deployment = client.read_deployment_by_name("fine-tune/fine-tune")
     assert (deployment.work_pool_name, deployment.entrypoint) == ("gpu", "flows.jobs.finetune")
     assert deployment.global_concurrency_limit.limit == 1
     assert deployment.concurrency_options.collision_strategy == "ENQUEUE"
-    assert deployment.job_variables["stream_output"] is False
 
 
-def test_every_run_sends_heartbeats_and_logs_whoever_started_its_worker(url, client):
-    from flows.deploy import deploy_all
+def test_every_run_sends_heartbeats_and_logs_and_outlives_its_worker_whoever_started_that(deployed, client):
+    from importlib.metadata import version
 
-    for name in names(deploy_all(url), "deployments"):
-        environment = client.read_deployment_by_name(name).job_variables["env"]
-        assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    from flows.deploy import HEARTBEAT_SECONDS
+
+    for name in names(deployed, "deployments"):
+        deployment = client.read_deployment_by_name(name)
+        environment = deployment.job_variables["env"]
+        assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == str(HEARTBEAT_SECONDS)
         assert environment["PREFECT_LOGGING_EXTRA_LOGGERS"] == "pipeline,storage,flows"
+        assert deployment.job_variables["stream_output"] is False
+        assert (deployment.version, deployment.pull_steps) == (version("headstart"), [])
 
 
-def test_only_runs_of_ours_are_taken_for_lost(url, client):
-    from flows.deploy import TAG, deploy_all
+def test_only_runs_of_ours_are_taken_for_lost(deployed, client):
+    from flows.deploy import TAG
 
-    document = deploy_all(url)
-    for name in names(document, "deployments"):
+    for name in names(deployed, "deployments"):
         assert client.read_deployment_by_name(name).tags == [TAG]
-    for name in names(document, "automations"):
+    for name in names(deployed, "automations"):
         (automation,) = client.read_automations_by_name(name)
         assert automation.trigger.match_related.root["prefect.resource.id"] == f"prefect.tag.{TAG}"
 
 
-def test_a_pool_that_somebody_made_otherwise_is_kept(url, client, monkeypatch):
+def test_a_pool_that_somebody_made_otherwise_is_kept(client):
     from prefect.client.schemas.actions import WorkPoolCreate
 
-    from flows import deploy
+    from flows.deploy import _make_pool
 
     client.create_work_pool(WorkPoolCreate(name="own", type="docker", description="of containers"), overwrite=True)
-    monkeypatch.setattr(deploy, "POOLS", {**deploy.POOLS, "own": "Ours."})
-    rows = deploy.deploy_all(url)["pools"]
-    assert {"name": "own", "type": "docker", "done": "found"} in rows
+    assert _make_pool(client, "own", "Ours.") == {"name": "own", "type": "docker", "done": "found"}
     assert client.read_work_pool("own").description == "of containers"
+
+
+def test_a_file_that_is_not_there_or_cannot_be_applied_is_an_error_that_names_it(deployed, tmp_path):
+    from flows.deploy import deploy_all
+
+    own = tmp_path / "own.yaml"
+    with pytest.raises(NotFoundError, match=r"own\.yaml\. Name one with --file"):
+        deploy_all(deployed["server"], str(own))
+    own.write_text("deployments: [{name: own, entrypoint: flows.jobs.absent, work_pool: {name: cpu}}]\npull: []\n")
+    with pytest.raises(ConflictError, match=r"could not deploy .*own.yaml: .*absent"):
+        deploy_all(deployed["server"], str(own))

@@ -9,7 +9,16 @@ import pytest
 from pydantic import ValidationError
 
 from flows import finetuning, steps
-from flows.jobs import FinetuneParams, OnboardParams, finetune, onboard
+from flows.jobs import finetune, onboard
+from flows.params import (
+    ExtractParams,
+    FinetuneParams,
+    GcParams,
+    OnboardParams,
+    PredictBatchParams,
+    finetune_params,
+    onboard_params,
+)
 from pipeline.errors import CancelledError, ConflictError
 
 pytestmark = [pytest.mark.prefect, pytest.mark.heavy]
@@ -23,6 +32,24 @@ def test_the_flow_does_what_the_command_line_does(prefect_server, tiny_dataset, 
     for document in (by_flow, by_steps):
         del document["seconds"], document["workspace"], document["model"]["path"]
     assert by_flow == by_steps
+
+
+def test_a_run_shows_its_plan_its_figures_and_its_report_under_the_name_of_its_dataset(
+    prefect_server, tiny_dataset, tmp_path
+):
+    state = onboard(OnboardParams(folder=str(tiny_dataset()), workspace=str(tmp_path / "work")), return_state=True)
+    found = {artifact.key: artifact for artifact in all_artifacts_of(state) if artifact.key}
+    assert set(found) == {f"{kind}-shapes" for kind in ("plan", "metrics", "classes", "report", "files")}
+    assert "**● " in found["plan-shapes"].data
+    assert {row["name"] for row in json.loads(found["classes-shapes"].data)} == {"class0", "class1", "class2"}
+    assert "accuracy" in {row["figure"] for row in json.loads(found["metrics-shapes"].data)}
+    assert found["report-shapes"].data.startswith("# shapes")
+    assert state.message.startswith("shapes@1: case ")
+
+
+def test_a_folder_that_is_not_there_fails_the_run_with_a_sentence(prefect_server, tmp_path):
+    state = onboard(OnboardParams(folder=str(tmp_path / "absent"), workspace=str(tmp_path)), return_state=True)
+    assert (state.name, state.message.partition(":")[0]) == ("Failed", "NotFoundError")
 
 
 def test_every_step_is_a_task_run_of_the_flow(prefect_server, tiny_dataset, tmp_path):
@@ -42,23 +69,19 @@ def test_bad_parameters_are_refused_before_a_run_exists(prefect_server):
         onboard({"folder": "pictures", "unknown_field": 1})
 
 
-def test_a_large_dataset_is_fine_tuned_by_a_run_of_its_own(prefect_server, tmp_path, monkeypatch):
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    from flows.deploy import deploy_all
-
+def test_a_large_dataset_is_fine_tuned_by_a_run_of_its_own(server, client, tmp_path, monkeypatch):
     document = {"strategy": "fine-tune-or-scratch", "dataset": "pets", "workspace": str(tmp_path), "reasons": []}
+    document["model"] = None
     monkeypatch.setattr(steps, "onboard", lambda request, progress, call: dict(document))
     monkeypatch.setattr(finetuning, "find_job", lambda request: SimpleNamespace(id="ab" * 8, outcome=None))
-    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
-    deploy_all(PREFECT_API_URL.value())
+    monkeypatch.setattr("flows.jobs.describe_onboarded", lambda document: "done")
+    monkeypatch.setattr("flows.jobs.show_plan", lambda showcase, document: None)
+    monkeypatch.setattr("flows.jobs._Run.show_model", lambda self, workspace, model: None)
 
     part = onboard(OnboardParams(folder="pets", workspace=str(tmp_path)))["finetune"]
 
     assert (part["job"], part["state"]) == ("ab" * 8, "Scheduled")
-    with get_client(sync_client=True) as client:
-        run = client.read_flow_run(part["run"])
+    run = client.read_flow_run(part["run"])
     assert run.parent_task_run_id is None  # it goes on when the run that asked for it has ended
     assert (run.work_pool_name, run.parameters["params"]["name"]) == ("gpu", "pets")
 
@@ -103,27 +126,35 @@ def run_state(name):
 
 
 def artifacts_of(state):
+    return {artifact.type: artifact for artifact in all_artifacts_of(state)}
+
+
+def all_artifacts_of(state):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
     run = state.state_details.flow_run_id
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
-    return {artifact.type: artifact for artifact in found}
+        return client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
 
 
 @pytest.mark.parametrize(
     ("passed", "said"), [(False, f"{REASON} The head stays the model."), (True, f"{REASON} Saved pets@2.")]
 )
-def test_a_run_is_completed_whatever_its_gate_says_and_says_what_it_said(prefect_server, training, passed, said):
+def test_a_run_is_completed_whatever_its_gate_says_and_says_what_it_said(
+    prefect_server, training, passed, said, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr("flows.jobs._Run.show_model", lambda self, workspace, model: shown.append(model["version"]))
     training(a_document(passed))
     state = run_state("pets")
     assert (state.name, state.message) == ("Completed", said)
+    assert shown == ([2] if passed else [])
 
 
 def test_the_flow_trains_in_the_main_thread_where_signals_arrive(prefect_server, training):
     asked = training(a_document())
-    assert finetune(FinetuneParams(name="pets", workspace="/work", epochs=3)) == a_document()
+    assert finetune(FinetuneParams(name="pets", workspace="/work", schedule={"epochs": 3})) == a_document()
     assert asked == [(finetuning.FinetuneRequest("pets", "/work", 3), True)]
 
 
@@ -148,12 +179,46 @@ def test_the_curve_of_a_run_is_one_table_and_one_progress_bar(prefect_server, tr
     assert float(found["progress"].data) == 100.0
 
 
-@pytest.mark.parametrize("changed", [{"unknown": 1}, {"name": "../etc"}, {"epochs": 0}, {"layer_decay": 2}])
+@pytest.mark.parametrize(
+    "changed",
+    [{"unknown": 1}, {"name": "../etc"}, {"schedule": {"epochs": 0}}, {"schedule": {"layer_decay": 2}}],
+)
 def test_bad_parameters_of_fine_tuning_are_refused(changed):
     with pytest.raises(ValidationError):
         FinetuneParams(**{"name": "pets", **changed})
 
 
+@pytest.mark.parametrize(
+    ("form", "changed"),
+    [
+        (OnboardParams, {"folder": ""}),
+        (OnboardParams, {"decision": {"case": 5}}),
+        (OnboardParams, {"features": {"size": 100}}),
+        (PredictBatchParams, {"output": "/out.xlsx"}),
+        (PredictBatchParams, {"model": "../pets"}),
+        (GcParams, {"older_than": "a month"}),
+        (GcParams, {"max_size": "20"}),
+    ],
+)
+def test_the_form_itself_refuses_what_cannot_be(form, changed):
+    """So that a run never begins: what validators in Python would refuse is not in the schema that a server checks."""
+    from prefect.utilities.schema_tools.validation import validate
+
+    good = {"folder": "/pets", "model": "pets", "output": "/out.csv"}
+    wanted = {name: value for name, value in good.items() if name in form.model_fields}
+    validate(wanted, form.model_json_schema(), raise_on_error=True)
+    with pytest.raises(Exception, match=r"Validation failed|is not|should be|does not match"):
+        validate({**wanted, **changed}, form.model_json_schema(), raise_on_error=True)
+
+
 def test_every_field_of_a_request_can_be_asked_for():
-    assert {field.name for field in fields(finetuning.FinetuneRequest)} == set(FinetuneParams.model_fields)
-    assert {field.name for field in fields(steps.Request)} == set(OnboardParams.model_fields)
+    assert {field.name for field in fields(finetuning.FinetuneRequest)} == set(FinetuneParams(name="pets").fields())
+    assert {field.name for field in fields(steps.Request)} == set(OnboardParams(folder="pets").fields())
+    assert set(ExtractParams(folder="pets").fields()) <= {field.name for field in fields(steps.Request)}
+
+
+def test_a_form_that_was_filled_in_from_a_request_gives_that_request(tmp_path):
+    asked = steps.Request(str(tmp_path), str(tmp_path), size=96, case=2, by="eve", views=1)
+    assert steps.Request(**OnboardParams(**onboard_params(asked)).fields()) == asked
+    tuned = finetuning.FinetuneRequest("pets", str(tmp_path), 3, layer_decay=0.5)
+    assert finetuning.FinetuneRequest(**FinetuneParams(**finetune_params(tuned)).fields()) == tuned

@@ -1,16 +1,19 @@
 """Jobs on a server, and what is done where there is none. What a job trains does not matter here."""
 
+import os
+import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+import threading
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from flows import control, submission
 from flows.finetuning import FinetuneRequest
-from flows.server import find_runs
+from flows.server import find_runs, wait_for
 from flows.submission import schedule_finetuning, submit_finetune, submit_onboard
-from pipeline.errors import ConflictError, NotFoundError, ServerUnreachableError
+from pipeline.errors import ConflictError, HeadstartError, NotFoundError, ServerUnreachableError
 from pipeline.plan import FINETUNING
 from storage.jobs import running
 from storage.workspace import Workspace
@@ -102,19 +105,6 @@ def test_without_a_server_prefect_is_not_loaded(workspace):
 # ── on a real server ─────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def server(prefect_server, monkeypatch):
-    """A server that `headstart deploy` has set up."""
-    from prefect.settings import PREFECT_API_URL
-
-    from flows.deploy import deploy_all
-
-    url = PREFECT_API_URL.value()
-    monkeypatch.setenv("PREFECT_API_URL", url)
-    deploy_all(url)
-    return url
-
-
 @pytest.mark.prefect
 def test_onboarding_of_a_large_dataset_submits_one_run_however_often(workspace, job, server):
     first, second = (schedule_finetuning(onboarded(workspace))["finetune"] for _ in range(2))
@@ -176,8 +166,8 @@ def test_a_job_of_the_workspace_is_listed_with_its_newest_run(workspace, job, se
 
 @pytest.mark.prefect
 def test_a_server_without_the_deployment_says_how_it_gets_one(workspace, job, server, monkeypatch):
-    monkeypatch.setattr(submission, "FINETUNE", "finetune/absent")
-    with pytest.raises(NotFoundError, match=r"no deployment 'finetune/absent'. Make it with: headstart deploy"):
+    monkeypatch.setattr(submission, "FINETUNE", "fine-tune/absent")
+    with pytest.raises(NotFoundError, match=r"no deployment 'fine-tune/absent'. Make it with: headstart deploy"):
         submit_finetune(a_request(workspace))
     part = schedule_finetuning(onboarded(workspace))["finetune"]
     assert (part["state"], "headstart deploy" in part["reason"]) == ("not scheduled", True)
@@ -187,11 +177,69 @@ def test_a_server_without_the_deployment_says_how_it_gets_one(workspace, job, se
 def test_onboarding_is_submitted_with_everything_that_was_asked(workspace, server):
     from prefect.client.orchestration import get_client
 
-    from flows.jobs import OnboardParams
+    from flows.params import OnboardParams
     from flows.steps import Request
 
     asked = Request("pictures", str(workspace), "pets", size=96, views=2)
     submitted = submit_onboard(asked)
     with get_client(sync_client=True) as client:
-        params = OnboardParams(**client.read_flow_run(submitted["run"]).parameters["params"])
-    assert (params.name, params.size, params.views, params.workspace) == ("pets", 96, 2, str(workspace))
+        run = client.read_flow_run(submitted["run"])
+    assert run.name == "onboard-pets"
+    assert Request(**OnboardParams(**run.parameters["params"]).fields()) == replace(
+        asked, folder=os.path.abspath("pictures")
+    )
+
+
+# ── until it has ended ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def submitted(server, workspace):
+    """A run that waits, and what ends it: `end(type, message)`."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import State
+
+    from flows.steps import Request
+
+    document = submit_onboard(Request("pictures", str(workspace), "pets"))
+
+    def end(kind, message):
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(document["run"], State(type=kind, message=message), force=True)
+
+    return document, end
+
+
+@pytest.mark.prefect
+def test_waiting_returns_when_the_run_has_ended(submitted):
+    document, end = submitted
+    ending = threading.Timer(0.3, end, ("COMPLETED", "pets@1: case 2."))
+    ending.start()
+    assert wait_for(document, 0.05) == {**document, "state": "Completed", "message": "pets@1: case 2."}
+
+
+@pytest.mark.prefect
+@pytest.mark.parametrize(
+    ("state", "message", "code"),
+    [
+        ("FAILED", "DataError: No picture was found.", 3),
+        ("FAILED", "UnknownNameError: Unknown backbone 'resnt50'.", 2),
+        ("FAILED", "Flow run encountered an exception: ZeroDivisionError: division by zero", 1),
+        ("CRASHED", "No heartbeat for 90 s", 1),
+        ("CANCELLED", "by hand", 130),
+    ],
+)
+def test_a_run_that_ended_badly_is_the_error_that_the_command_would_have_had(submitted, state, message, code):
+    document, end = submitted
+    end(state, message)
+    with pytest.raises(
+        HeadstartError, match=re.escape(message.removeprefix("DataError: ").removeprefix("UnknownNameError: "))
+    ) as raised:
+        wait_for(document, 0.05)
+    assert raised.value.exit_code == code
+
+
+def test_waiting_for_nothing_is_a_usage_error(headstart, workspace):
+    for command in (("onboard", "pictures"), ("finetune", "pets")):
+        answer = headstart(*command, "--wait", "--workspace", workspace)
+        assert (answer.code, "--wait needs --submit" in answer.stderr) == (2, True)
