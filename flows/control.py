@@ -6,7 +6,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.server import Run, cancel_runs, find_problem, find_runs, hide_password
+from flows.server import Run, cancel_runs, find_latest, find_problem, find_runs, hide_password
 from flows.settings import prefect_url
 from pipeline.errors import HeadstartError, NotFoundError
 from storage.jobs import SHORTEST, JobState, get_job, list_jobs, request_cancel
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def describe_jobs(workspace_root: str) -> dict[str, Any]:
-    """List the jobs of a workspace and their runs; returns what `headstart jobs --json` prints.
+    """List the jobs of a workspace and their runs, and the latest runs of any kind; returns what `jobs --json` prints.
 
     A server that does not answer is only named.
     """
@@ -28,7 +28,12 @@ def describe_jobs(workspace_root: str) -> dict[str, Any]:
         latest.setdefault(run.job, run)  # the newest attempt comes first
     rows = [_local_row(job) | _run_columns(latest.pop(job.id, None)) for job in local]
     rows += [_waiting_row(run) | _run_columns(run) for run in latest.values()]
-    return {"workspace": workspace_root, "server": server, "jobs": rows}
+    return {
+        "workspace": workspace_root,
+        "server": server and hide_password(server),
+        "jobs": rows,
+        "runs": find_latest(server) if server else [],
+    }
 
 
 def cancel_job(workspace_root: str, text: str) -> dict[str, Any]:

@@ -25,11 +25,10 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from flows.server import explained, hide_password
+from flows.server import TAG, explained, hide_password
 from flows.settings import environment_with
 from pipeline.errors import ConflictError, NotFoundError
 
-TAG = "headstart"  # of our deployments and so of their runs: what is not ours is left alone
 FILE = "prefect.yaml"
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENT_SECONDS = 3 * HEARTBEAT_SECONDS  # then a run is dead

@@ -104,7 +104,7 @@ def _refit(refit: Mapping[str, Any]) -> str:
 
 
 def jobs(document: Mapping[str, Any]) -> None:
-    """Print a row for each fine-tuning job."""
+    """Print a row for each fine-tuning job, and for each of the latest runs on the server."""
     rows = []
     for job in document["jobs"]:
         status = job["status"]
@@ -119,6 +119,8 @@ def jobs(document: Mapping[str, Any]) -> None:
         }
         rows.append(_without_none(row))
     table("jobs", rows)
+    if document["server"]:
+        table(f"latest runs on {document['server']}", [_without_none(run) for run in document["runs"]])
 
 
 def cancelled(document: Mapping[str, Any]) -> None:

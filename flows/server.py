@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ ONBOARD, FINETUNE = "onboard/onboard", "fine-tune/fine-tune"  # flow/deployment
 JOB_TAG = "job:"  # its runs carry a job's id in a tag
 ANSWER_SECONDS = 5.0
 MOST_RUNS = 200  # of a server's answer
+LATEST_RUNS = 20
+TAG = "headstart"  # of our deployments and so of their runs: what is not ours is left alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,32 @@ def _parse_run(run: FlowRun) -> Run | None:
         state=(run.state and run.state.name) or "unknown",
         is_final=bool(run.state and run.state.is_final()),
     )
+
+
+def find_latest(url: str, number: int = LATEST_RUNS) -> list[dict[str, Any]]:
+    """Find the newest runs of all our deployments that are due, as plain rows; the newest is the first."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterExpectedStartTime, FlowRunFilterTags
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    before: Any = datetime.now(UTC)
+    due = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[TAG]),
+        expected_start_time=FlowRunFilterExpectedStartTime(before_=before),
+    )
+    with explained(url), get_client(sync_client=True) as client:
+        found = client.read_flow_runs(flow_run_filter=due, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=number)
+    return [
+        {
+            "run": str(run.id),
+            "name": run.name,
+            "state": (run.state and run.state.name) or "unknown",
+            "began": run.start_time and run.start_time.isoformat(timespec="seconds"),
+            "seconds": round(run.total_run_time.total_seconds(), 1),
+            "message": (run.state and run.state.message) or "",
+        }
+        for run in found
+    ]
 
 
 def attempt_key(workspace: str, job: str, attempt: int) -> str:

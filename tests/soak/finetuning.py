@@ -12,8 +12,6 @@ import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tarfile
 import time
@@ -27,7 +25,8 @@ from flows.finetuning import FinetuneRequest, find_job
 from storage.jobs import find_outcome
 from storage.models import list_models
 from storage.workspace import Workspace
-from tests.conftest import ROOT, SHARED
+from tests.conftest import SHARED
+from tests.soak.server import SECONDS_TO_START, Server
 
 NUM_TRAIN, NUM_TEST = 200, 20  # of each class
 SIZE = 64
@@ -35,7 +34,6 @@ EPOCHS = 6
 CHECKPOINT_SECONDS = 3.0
 SLACK_SECONDS = 3.0  # to finish a step and write the checkpoint that is due, on a busy machine
 WITH_WORKER = 7  # every seventh kill takes the worker as well, and the server must find out by itself
-SECONDS_TO_START = 120.0
 SECONDS_TO_NOTICE = 150.0  # that a run is dead: the automation waits for 90
 NAME = "cifar"
 FINAL = ("Completed", "Failed", "Crashed", "Cancelled")
@@ -60,7 +58,7 @@ def run(scratch: Path, num_kills: int, seed: int = 0) -> dict[str, Any]:
     dice, outcome = random.Random(seed), Outcome()
     workspace = scratch / "workspace"
     steps.onboard(steps.Request(str(_unpack(scratch / NAME)), str(workspace), size=SIZE))
-    with _Server(scratch) as server:
+    with Server(scratch, ("gpu",)) as server:
         while outcome.kills < num_kills:
             # the seed of another job is its number of epochs: other jobs, other ids
             job = _Job(server, workspace, EPOCHS + outcome.jobs, outcome)
@@ -89,66 +87,10 @@ def _unpack(folder: Path) -> Path:
     return folder
 
 
-class _Server:
-    """A Prefect server, our deployments on it, and a worker for them."""
-
-    def __init__(self, scratch: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self._port = str(port)
-        self._scratch = scratch
-        self.environment = os.environ | {
-            "PREFECT_HOME": str(scratch / "prefect"),
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PYTHONPATH": str(ROOT),
-        }
-
-    def __enter__(self) -> _Server:
-        self._server = self._start("server", "server", "start", "--port", self._port)
-        deadline = time.monotonic() + SECONDS_TO_START
-        while self.command("deploy", check=False).returncode:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"no server within {SECONDS_TO_START} s: see {self._scratch / 'server.log'}")
-            time.sleep(1)
-        self.start_worker()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in (self._worker, self._server):
-            process.kill()
-            process.wait()
-
-    def start_worker(self) -> None:
-        self._worker = self._start("worker", "worker", "start", "--pool", "gpu")
-
-    def kill_worker(self) -> None:
-        self._worker.kill()
-        self._worker.wait()
-
-    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env=self.environment,
-            check=check,
-            capture_output=True,
-            text=True,
-        )
-
-    def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with open(self._scratch / f"{name}.log", "ab") as log:
-            command = [sys.executable, "-m", "prefect", *arguments]
-            return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
-
-
 class _Job:
     """One job, from its first attempt to its outcome."""
 
-    def __init__(self, server: _Server, workspace: Path, epochs: int, outcome: Outcome) -> None:
+    def __init__(self, server: Server, workspace: Path, epochs: int, outcome: Outcome) -> None:
         self._server, self._workspace, self._outcome = server, workspace, outcome
         self._epochs = epochs
         self._request = FinetuneRequest(NAME, str(workspace), epochs, checkpoint_seconds=CHECKPOINT_SECONDS)
@@ -196,7 +138,7 @@ class _Job:
         with_worker = outcome.kills % WITH_WORKER == 0
         if with_worker:
             outcome.kills_of_worker += 1
-            self._server.kill_worker()
+            self._server.kill_worker("gpu")
         try:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:  # it has just ended by itself
@@ -205,7 +147,7 @@ class _Job:
             outcome.in_training += 1
             outcome.most_lost_seconds = max(outcome.most_lost_seconds, time.time() - newest)
         if with_worker:
-            self._server.start_worker()
+            self._server.start_worker("gpu")
 
     def _newest_checkpoint(self) -> float | None:
         times = []
