@@ -7,6 +7,8 @@ from typing import Any
 
 from flows.render import say
 
+RUNS_AT_A_TIME = {"cpu": 2, "gpu": 1}  # of a worker on a machine of modest size: onboarding may take some gigabytes
+
 
 def deployed(document: Mapping[str, Any]) -> None:
     """Print what a server has now, and how its workers are started."""
@@ -20,4 +22,5 @@ def deployed(document: Mapping[str, Any]) -> None:
     for row in document["automations"]:
         say(f"automation {row['name']}: {row['done']}")
     for pool in document["pools"]:
-        say(f"next: prefect worker start --pool {pool['name']}")
+        limit = RUNS_AT_A_TIME.get(pool["name"], 1)
+        say(f"next: prefect worker start --pool {pool['name']} --limit {limit}")

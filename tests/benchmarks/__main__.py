@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import catalog, extraction, finetuning, heads, onboarding, reading, training
+from tests.benchmarks import catalog, extraction, finetuning, heads, onboarding, reading, service, training
 
 PARTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "extraction": extraction.measure,
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "onboarding": onboarding.measure,
     "reading": reading.measure,
     "catalog": catalog.measure,
+    "service": service.measure,
     "scale": onboarding.measure_at_scale,
 }
 ONLY_WHEN_NAMED = {"scale"}

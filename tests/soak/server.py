@@ -85,7 +85,7 @@ class Server:
 
     def start_worker(self, pool: str = "cpu") -> None:
         # a group of its own, so that a signal to ours does not reach it and its runs
-        self._workers[pool] = self._start("worker", "worker", "start", "--pool", pool)
+        self._workers[pool] = self._start("worker", "worker", "start", "--pool", pool, "--limit", "2")
 
     def worker(self, pool: str = "cpu") -> subprocess.Popen[bytes]:
         return self._workers[pool]
