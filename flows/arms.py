@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from flows.fitting import labels_of, read_taps
 from flows.forward import reader
-from flows.training import labels_of, read_taps
 from pipeline.augment import ORIGINAL
 from pipeline.batches import Batches, Pictures, Undecoded, decode_into
 from pipeline.delivery import frame

@@ -19,8 +19,9 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from flows.curve import Row, table_of
 from flows.progress import Lines
-from pipeline.markdown import bullets, text
-from pipeline.report_decision import quadrant
+from pipeline.markdown import text
+from pipeline.report_decision import quadrant, why
+from pipeline.types import ModelRef
 from storage.bundles import REPORT_FILE
 
 SECONDS_BETWEEN_WRITES = 10.0
@@ -100,20 +101,19 @@ class CurveArtifacts:
         self._showcase.put("the progress of epochs", ProgressArtifact(description="Epochs", progress=percent))
 
 
-def show_plan(showcase: Showcase, document: Document) -> None:
+def show_plan(showcase: Showcase, record: Document) -> None:
     """Show what was decided: the quadrant and every reason."""
-    name = document["dataset"]
-    title = f"# {text(name)}: case {document['case']}"
-    page = "\n".join([title, "", *quadrant(document), "", "## Why", "", *bullets(document["reasons"])])
+    name = record["dataset"]
+    title = f"# {text(name)}: case {record['case']}"
+    page = "\n\n".join([title, "\n".join(quadrant(record)), why(record)])
     plan = MarkdownArtifact(key=artifact_key("plan", name), description=f"Plan of {name}", markdown=page)
     showcase.put("the plan", plan)
 
 
-def show_model(showcase: Showcase, model: Document, record: Document) -> None:
+def show_model(showcase: Showcase, ref: ModelRef) -> None:
     """Show a saved model: its figures, a row a class, its report and where that lies."""
-    name, version = model["name"], model["version"]
-    title, metrics = f"{name}@{version}", record["metrics"]
-    report = Path(model["path"], REPORT_FILE)
+    name, metrics = ref.name, ref.record["metrics"]
+    title, report = f"{name}@{ref.version}", Path(ref.path, REPORT_FILE)
     artifacts = {
         "metrics": TableArtifact(
             key=artifact_key("metrics", name),

@@ -19,8 +19,8 @@ from flows.arms import (
     scratch_arm,
 )
 from flows.finetuning import Ground, Log, OnEpoch
+from flows.fitting import labels_of, read_taps
 from flows.forward import reader
-from flows.training import labels_of, read_taps
 from pipeline.augment import ORIGINAL
 from pipeline.backbones import TOP
 from pipeline.heads import fit_head, head_probabilities

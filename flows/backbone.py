@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from flows.settings import visible_gpus
 from flows.stopwatch import stage
-from pipeline.backbones import BACKBONES, SIZES, check_backbone, get_backbone, own_size, parse_spec
+from pipeline.backbones import BACKBONES, SIZES, WHEEL, check_backbone, get_backbone, own_size, parse_spec
 from pipeline.engine_files import TAPS_FILE
+from pipeline.errors import NotFoundError
 from pipeline.fingerprint import fingerprint
 from pipeline.machine import find_gpu, machine_id
-from pipeline.types import BackboneSpec
+from pipeline.types import BackboneSpec, Recipe
 from storage.engines import find_engine, new_engine
 from storage.records import find_record, list_records, read_record, write_record
 from storage.sealed import hash_file
@@ -76,6 +78,26 @@ def list_backbones(workspace: Workspace) -> list[BackboneSpec]:
     embedded = [get_backbone(name, size) for name in BACKBONES for size in sorted({*SIZES, own_size(name)})]
     described = [read_record(workspace, "backbones", path.stem) for path in list_records(workspace, "backbones")]
     return [*embedded, *map(parse_spec, described)]
+
+
+def find_recorded_backbone(workspace: Workspace, record: Mapping[str, Any]) -> BackboneSpec:
+    """Find the backbone of a model's record among those known here.
+
+    Raises
+    ------
+    NotFoundError
+        When it is not known any more.
+    """
+    wanted, recipe = record["backbone"], Recipe(**record["recipe"])
+    for spec in list_backbones(workspace):
+        same = (spec.name, spec.weights_sha256) == (wanted["name"], wanted["weights_sha256"])
+        if same and (spec.source == WHEEL or spec.recipe.size == recipe.size):
+            moments = spec.moments if spec.recipe.size == recipe.size else None
+            return replace(spec, recipe=recipe, moments=moments)
+    raise NotFoundError(
+        f"The head's backbone, {wanted['name']} with weights {wanted['weights']}, is not known in {workspace.root}. "
+        "Onboard the folder again."
+    )
 
 
 def engine_id(spec: BackboneSpec) -> str:

@@ -17,7 +17,6 @@ import typer
 
 from flows import cli_jobs, cli_service
 from flows.options import (
-    WAIT_NEEDS_SUBMIT,
     AutoMinutesOption,
     BackboneArgument,
     BackboneOption,
@@ -56,7 +55,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SERVER_COMMANDS = ("onboard", "finetune", "jobs", "deploy")  # they talk to a Prefect server
+SERVER_COMMANDS = (
+    "onboard",
+    "finetune",
+    "jobs",
+    "deploy",
+    "doctor",
+    "refresh",
+    "predict-batch",
+)  # they talk to a Prefect server
 
 
 @app.callback()
@@ -89,15 +96,13 @@ def onboard(
     """Bring a folder or a table of pictures to a trained model, a report and reasons."""
     if submit and runner:
         raise UsageError("--submit and --runner exclude each other. Choose one.")
-    if wait and not submit:
-        raise UsageError(WAIT_NEEDS_SUBMIT)
     request = _request(
         folder, workspace, name, backbone, weights, recipe, size, views, rehash, case, strategy, auto_minutes
     )
     from flows import render, render_jobs, steps, submission
 
-    if submit:
-        cli_jobs.tell_submitted(submission.submit_onboard(request), wait, json)
+    if cli_jobs.check_wait(submit, wait):
+        cli_jobs.tell_submitted(submission.submit_onboard, request, wait, json)
         return
     document = steps.onboard(request, render.progress(), extract=_extract_step(runner))
     document = submission.schedule_finetuning(document)

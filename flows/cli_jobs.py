@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from flows.options import WAIT_NEEDS_SUBMIT, JsonOption, SubmitOption, WaitOption, WorkspaceOption
+from flows.options import JsonOption, SubmitOption, WaitOption, WorkspaceOption
 from flows.settings import workspace_root
 from pipeline.errors import GateError, UsageError
 from pipeline.schedule import AUDIT_EPOCHS, CHECKPOINT_SECONDS
@@ -57,8 +58,6 @@ def finetune(
     """Train the whole network of a model further, here and now. Stopped at any moment, the same command goes on."""
     if retry and not submit:
         raise UsageError("--retry needs --submit. Here, the same command goes on with a job by itself.")
-    if wait and not submit:
-        raise UsageError(WAIT_NEEDS_SUBMIT)
     if must_pass and submit:
         raise UsageError("--must-pass and --submit exclude each other: a submitted job has no result yet.")
     from flows import finetuning, render, render_jobs, submission
@@ -67,8 +66,8 @@ def finetune(
     request = finetuning.FinetuneRequest(
         name, str(workspace_root(workspace)), epochs, layer_decay, unfreeze_epochs, checkpoint_seconds
     )
-    if submit:
-        tell_submitted(submission.submit_finetune(request, retry), wait, json)
+    if check_wait(submit, wait):
+        tell_submitted(lambda asked: submission.submit_finetune(asked, retry), request, wait, json)
         return
     document = finetuning.finetune(
         request,
@@ -141,11 +140,12 @@ def cancel(
     render.json_object(document) if json else render_jobs.cancelled(document)
 
 
-def tell_submitted(document: dict[str, Any], wait: bool, json: bool) -> None:
-    """Say where a job went, and with `wait` how it ended."""
+def tell_submitted(hand_over: Callable[[Any], dict[str, Any]], request: Any, wait: bool, json: bool) -> None:
+    """Submit a request and say where it went, and with `wait` how it ended."""
     from flows import render, render_jobs
     from flows.server import wait_for
 
+    document = hand_over(request)
     say = render_jobs.scheduled if "job" in document else render_jobs.submitted
     if not wait or "run" not in document:  # a job that has ended is not submitted
         render.json_object(document) if json else say(document)
@@ -154,3 +154,10 @@ def tell_submitted(document: dict[str, Any], wait: bool, json: bool) -> None:
         say(document)
     ended = wait_for(document)
     render.json_object(ended) if json else render_jobs.ended(ended)
+
+
+def check_wait(submit: bool, wait: bool) -> bool:
+    """Tell whether a command is to hand its work to a server; waiting is for what was handed over."""
+    if wait and not submit:
+        raise UsageError("--wait needs --submit. Here and now, a command returns when it is done anyway.")
+    return submit

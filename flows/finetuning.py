@@ -14,31 +14,26 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flows import stopwatch
-from flows.backbone import list_backbones
+from flows.backbone import find_recorded_backbone
 from flows.extraction import Extracted, extract
+from flows.fitting import held_out, labels_of
 from flows.forward import reader
 from flows.quoting import remember_rate
+from flows.serving import Verdict, list_heads, pin_serving, settle
 from flows.steps import SCHEMA_VERSION
 from flows.stopwatch import stage
-from flows.training import (
-    NUM_CERTIFIED,
-    features_part,
-    held_out,
-    labels_of,
-    package_versions,
-)
-from pipeline.backbones import WHEEL
+from flows.training import NUM_CERTIFIED, features_part, package_versions
 from pipeline.decision import Plan
 from pipeline.errors import DataError, NotFoundError, UsageError
 from pipeline.fingerprint import fingerprint
 from pipeline.record import build_record, parse_plan
 from pipeline.schedule import CHECKPOINT_SECONDS, Schedule, plan_finetuning
 from pipeline.split import sample_images, split_validation
-from pipeline.types import BackboneSpec, Head, Image, Manifest, ModelRef, Progress, Recipe, Split
+from pipeline.types import BackboneSpec, Head, Image, Manifest, ModelRef, Progress, Split
 from storage.bundles import MODEL_FILE, write_bundle_files
 from storage.jobs import Job, find_outcome, running
 from storage.manifests import DatasetRef, read_manifest
-from storage.models import find_by_request, list_models, new_version
+from storage.models import find_by_request, list_models, new_version, one_at_a_time
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -129,8 +124,7 @@ def newest_head(workspace: Workspace, name: str) -> ModelRef:
     UsageError
         When its labels do not exclude each other.
     """
-    refs = [ref for ref in list_models(workspace) if ref.name == name]
-    heads = [ref for ref in refs if "finetune" not in ref.record]
+    heads = list_heads(workspace, name)
     if not heads:
         known = ", ".join(sorted({ref.name for ref in list_models(workspace)})) or "none yet"
         raise NotFoundError(
@@ -193,7 +187,8 @@ def _run(
     on_epoch: OnEpoch,
 ) -> dict[str, Any]:
     if made := find_by_request(workspace, request.name, job_plan.id):  # killed after the model, before the outcome
-        return _outcome(job_plan, made.record["finetune"], made)
+        with one_at_a_time(workspace, request.name):
+            return _outcome(job_plan, made.record["finetune"], made, settle(workspace, made))
     ground = prepare(workspace, request.name, job_plan.head, progress)
     with stage("imports"):
         from flows.arms import compare_with_head, fit_start, train_arms
@@ -213,8 +208,14 @@ def _run(
         "gate": asdict(gate),
         **trained.report,
     }
-    model = _deliver(ground, head, trained, job_plan, finetuned) if gate.passed else None
-    return _outcome(job_plan, finetuned, model)
+    if not gate.passed:
+        return _outcome(job_plan, finetuned, None, None)
+    with one_at_a_time(workspace, request.name):
+        pin_serving(workspace, request.name)
+        model = _deliver(ground, head, trained, job_plan, finetuned)
+        verdict = settle(workspace, model)
+    log(verdict.reason)
+    return _outcome(job_plan, finetuned, model, verdict)
 
 
 def prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress | None) -> Ground:
@@ -225,7 +226,7 @@ def prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress 
         raise DataError(
             f"{manifest.root} is gone, but its pictures are needed. Bring it back, or onboard its new place."
         )
-    spec = _spec(workspace, record)
+    spec = find_recorded_backbone(workspace, record)
     dataset = DatasetRef(name, manifest.root, manifest.fingerprint)
     extracted = extract(str(workspace.root), dataset, spec, 0, progress)
     left_out = {item.path for item in extracted.rejected}
@@ -239,20 +240,6 @@ def prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress 
         )
     plan = parse_plan(record)
     return Ground(workspace, manifest, spec, plan, extracted, fit_on, validate_on, test_on, test_split)
-
-
-def _spec(workspace: Workspace, record: Any) -> BackboneSpec:
-    """Find the backbone of a record among those known here."""
-    wanted, recipe = record["backbone"], Recipe(**record["recipe"])
-    for spec in list_backbones(workspace):
-        same = (spec.name, spec.weights_sha256) == (wanted["name"], wanted["weights_sha256"])
-        if same and (spec.source == WHEEL or spec.recipe.size == recipe.size):
-            moments = spec.moments if spec.recipe.size == recipe.size else None
-            return replace(spec, recipe=recipe, moments=moments)
-    raise NotFoundError(
-        f"The head's backbone, {wanted['name']} with weights {wanted['weights']}, is not known in {workspace.root}. "
-        "Onboard the folder again."
-    )
 
 
 def _deliver(ground: Ground, head: Head, trained: Trained, job_plan: JobPlan, finetuned: dict[str, Any]) -> ModelRef:
@@ -290,7 +277,9 @@ def _deliver(ground: Ground, head: Head, trained: Trained, job_plan: JobPlan, fi
     return bundle.ref
 
 
-def _outcome(job_plan: JobPlan, finetuned: dict[str, Any], model: ModelRef | None) -> dict[str, Any]:
+def _outcome(
+    job_plan: JobPlan, finetuned: dict[str, Any], model: ModelRef | None, verdict: Verdict | None
+) -> dict[str, Any]:
     """Say how a job ended: what is kept, and printed."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -304,4 +293,5 @@ def _outcome(job_plan: JobPlan, finetuned: dict[str, Any], model: ModelRef | Non
         }
         if model
         else None,
+        "serving": asdict(verdict) if verdict else None,
     }

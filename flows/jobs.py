@@ -25,7 +25,11 @@ from flows.params import (
     RefreshParams,
     VerifyParams,
 )
-from pipeline.errors import CancelledError, DamagedError, HeadstartError
+from flows.predict_batch import PredictBatchRequest, describe_predicted
+from flows.predict_batch import predict_batch as run_predict_batch
+from flows.refresh import RefreshRequest, describe_refreshed, describe_row
+from flows.refresh import refresh as run_refresh
+from pipeline.errors import CancelledError, DamagedError, DataError, HeadstartError
 from storage.models import get_model
 from storage.verification import LEFT
 from storage.workspace import Workspace
@@ -70,9 +74,10 @@ class _Run:
             return Failed(message=f"{type(error).__name__}: {error}")
         return Completed(message=message, data=document)
 
-    def show_model(self, workspace: str, model: dict[str, Any]) -> None:
-        ref = get_model(Workspace.open(workspace), f"{model['name']}@{model['version']}")
-        show_model(self.showcase, model, ref.record)
+    def show_model(self, workspace: str, model: str) -> None:
+        ref = get_model(Workspace.open(workspace), model)
+        show_plan(self.showcase, ref.record)
+        show_model(self.showcase, ref)
 
 
 @flow(name="onboard", flow_run_name=_run_name)
@@ -84,8 +89,8 @@ def onboard(params: OnboardParams) -> State[Any]:
         document = steps.onboard(steps.Request(**params.fields()), run.progress, call=_as_task)
         for reason in document["reasons"]:
             run.logger.info("%s", reason)
-        show_plan(run.showcase, document)
-        run.show_model(document["workspace"], document["model"])
+        model = document["model"]
+        run.show_model(document["workspace"], f"{model['name']}@{model['version']}")
         document = submission.schedule_finetuning(document)
         return describe_onboarded(document), document
 
@@ -99,7 +104,8 @@ def describe_onboarded(document: dict[str, Any]) -> str:
     finetune = document.get("finetune")
     return (
         f"{model['name']}@{model['version']}: case {document['case']}, {document['strategy']}, "
-        f"{figure.replace('_', ' ')} {metrics[figure]:.3f}, {document['features']['num_computed']:,} pictures computed."
+        f"{figure.replace('_', ' ')} {metrics[figure]:.3f}, {document['features']['num_computed']:,} pictures "
+        f"computed. Version {document['serving']['version']} serves."
         + (f" Fine-tuning: {finetune['state']}." if finetune else "")
     )
 
@@ -123,13 +129,20 @@ def refresh(params: RefreshParams = RefreshParams()) -> State[Any]:  # noqa: B00
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        from flows.refresh import RefreshRequest
-        from flows.refresh import refresh as run_refresh
-
         fields = params.fields()
         request = RefreshRequest(fields["workspace"], tuple(fields["names"]), fields["force"])
         document = run_refresh(request, run.progress, run.logger.info, call=_as_task)
-        return describe_refreshed(document), document
+        for row in document["datasets"]:
+            if row["retrained"]:
+                run.show_model(request.workspace, f"{row['name']}@{row['trained_version']}")
+        rows = [
+            {"dataset": row["name"], "version": row["version"], "": describe_row(row)} for row in document["datasets"]
+        ]
+        show_rows(run.showcase, "refresh", "datasets", "What was read again, and what came of it", rows)
+        said = describe_refreshed(document)
+        if any(row["error"] for row in document["datasets"]):
+            raise DataError(f"{said} The others are done; each row says why.")
+        return said, document
 
     return run.end(work)
 
@@ -152,7 +165,7 @@ def finetune(params: FinetuneParams) -> State[Any]:
         curve.finish(rows_of(document))
         gate, model = document["gate"], document["model"]
         if model:
-            run.show_model(request.workspace, model)
+            run.show_model(request.workspace, f"{model['name']}@{model['version']}")
         verdict = f"Saved {model['name']}@{model['version']}." if model else "The head stays the model."
         return f"{gate['reason']} {verdict}", document
 
@@ -165,12 +178,8 @@ def predict_batch(params: PredictBatchParams) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        from flows.predict_batch import PredictBatchRequest
-        from flows.predict_batch import predict_batch as run_predict_batch
-
         document = run_predict_batch(PredictBatchRequest(**params.fields()), run.progress)
-        new = f"{document['num_new']:,} new, {document['num_failed']:,} of them no pictures"
-        return f"{new}; {document['num_rows']:,} rows in {document['output']}.", document
+        return describe_predicted(document), document
 
     return run.end(work)
 
@@ -187,7 +196,7 @@ def verify(params: VerifyParams = VerifyParams()) -> State[Any]:  # noqa: B008  
         show_rows(run.showcase, "findings", "workspace", "What verify found", findings)
         if unmended := [row for row in findings if row["done"] == LEFT]:
             raise DamagedError(f"{len(findings)} findings, {len(unmended)} left as they are: see the artifact.")
-        return f"{len(findings)} findings, all set right.", document
+        return f"{len(findings)} findings, all set right." if findings else "Everything is as it was written.", document
 
     return run.end(work)
 

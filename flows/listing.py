@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.backbones import BACKBONES, get_backbone
+from pipeline.errors import ConflictError
 from pipeline.types import DECODERS, ModelRef
 from storage import manifests, models
 from storage.bundles import REPORT_FILE
 from storage.features import FeatureStore
 from storage.spaces import list_spaces
 from storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 
 def list_datasets(workspace_root: str) -> list[dict[str, Any]]:
@@ -59,10 +63,14 @@ def list_features(workspace_root: str) -> list[dict[str, Any]]:
 
 
 def list_models(workspace_root: str) -> list[dict[str, Any]]:
-    """One row per saved version: what it is and how good."""
+    """One row per saved version: what it is, whether its name means it, and how good it is."""
+    workspace = Workspace.open(workspace_root)
+    refs = models.list_models(workspace)
+    serving = {name: _serving(workspace, name) for name in {ref.name for ref in refs}}
     return [
         {
             "model": f"{ref.name}@{ref.version}",
+            "serves": serving[ref.name] == ref.version,
             "case": ref.record["case"],
             "strategy": ref.record["strategy"],
             "accuracy": _rounded(ref, "accuracy"),
@@ -71,8 +79,16 @@ def list_models(workspace_root: str) -> list[dict[str, Any]]:
             "created": ref.record["created"],
             "path": ref.path,
         }
-        for ref in models.list_models(Workspace.open(workspace_root))
+        for ref in refs
     ]
+
+
+def _serving(workspace: Workspace, name: str) -> int | None:
+    try:
+        return models.serving_version(workspace, name)
+    except ConflictError as error:  # the list is what helps to choose another
+        log.warning("%s", error)
+        return None
 
 
 def _rounded(ref: ModelRef, name: str) -> float | None:

@@ -68,7 +68,6 @@ StrategyOption = Annotated[
     typer.Option("--strategy", help="Do this, whatever the case says. Kept in the plan."),
 ]
 SubmitOption = Annotated[bool, typer.Option("--submit", help="Hand the job to a Prefect server instead.")]
-WAIT_NEEDS_SUBMIT = "--wait needs --submit. Here and now, a command returns when it is done anyway."
 WaitOption = Annotated[
     bool, typer.Option("--wait", help="With --submit: return when the run has ended, with the exit code of its end.")
 ]

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.finetuning import FinetuneRequest
+from flows.predict_batch import PredictBatchRequest
+from flows.refresh import RefreshRequest
 from flows.settings import workspace_root
 from flows.steps import Request
 from pipeline.backbones import AUTO, AUTO_MINUTES, BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
@@ -220,6 +222,11 @@ class PredictBatchParams(FlowParams):
         title="Table of predictions", pattern=TABLE_FILE, description="A .csv or .parquet file, as the worker sees it."
     )
     top: int = Field(default=3, ge=1, le=1000, title="Top classes", description="How many to name per picture.")
+    every: bool = Field(
+        default=False,
+        title="Every picture",
+        description="Also predict again what another version of the model has predicted.",
+    )
     workspace: str | None = WORKSPACE
 
 
@@ -252,18 +259,27 @@ class GcParams(FlowParams):
 
 def onboard_params(request: Request) -> dict[str, Any]:
     """Fill in the form of the onboard flow for a run elsewhere: paths become absolute."""
-    flat = asdict(request) | {
-        "folder": os.path.abspath(request.folder),
-        "workspace": os.path.abspath(request.workspace),
-    }
-    if request.weights and os.path.isfile(request.weights):
-        flat["weights"] = os.path.abspath(request.weights)
-    return _filled(OnboardParams, flat)
+    is_file = request.weights is not None and os.path.isfile(request.weights)  # else a word, or nothing
+    return _from_request(OnboardParams, request, "folder", "workspace", *(["weights"] if is_file else []))
 
 
 def finetune_params(request: FinetuneRequest) -> dict[str, Any]:
     """Fill in the form of the fine-tune flow for a run elsewhere."""
-    return _filled(FinetuneParams, asdict(request) | {"workspace": os.path.abspath(request.workspace)})
+    return _from_request(FinetuneParams, request, "workspace")
+
+
+def refresh_params(request: RefreshRequest) -> dict[str, Any]:
+    """Fill in the form of the refresh flow for a run elsewhere."""
+    return _from_request(RefreshParams, request, "workspace") | {"names": list(request.names)}
+
+
+def predict_batch_params(request: PredictBatchRequest) -> dict[str, Any]:
+    """Fill in the form of the predict-batch flow for a run elsewhere."""
+    return _from_request(PredictBatchParams, request, "folder", "output", "workspace")
+
+
+def _from_request(form: type[Params], request: Any, *paths: str) -> dict[str, Any]:
+    return _filled(form, asdict(request) | {name: os.path.abspath(getattr(request, name)) for name in paths})
 
 
 def _filled(form: type[Params], flat: dict[str, Any]) -> dict[str, Any]:

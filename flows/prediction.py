@@ -29,7 +29,11 @@ def predict(workspace_root: str, model: str, paths: Sequence[str], top: int) -> 
     if not paths:
         raise UsageError("No picture was named. Give files or folders: headstart predict MODEL PATH...")
     workspace = Workspace.open(workspace_root)
-    ref = get_model(workspace, model)
+    return predict_with(workspace, get_model(workspace, model), files_below(paths), top)
+
+
+def predict_with(workspace: Workspace, ref: ModelRef, paths: Iterable[str], top: int) -> Iterator[Prediction]:
+    """Predict files, in order, with a model that was found; DamagedError if it is not as it was saved."""
     check_bundle(ref)
     folder = Path(ref.path)
     recipe, classes, thresholds = read_recipe(folder), read_classes(folder), read_thresholds(folder)
@@ -37,7 +41,7 @@ def predict(workspace_root: str, model: str, paths: Sequence[str], top: int) -> 
 
     from pipeline.predict import load_classifier, predict_files
 
-    return predict_files(files_below(paths), load_classifier(engine_folder), recipe, classes, top, thresholds)
+    return predict_files(paths, load_classifier(engine_folder), recipe, classes, top, thresholds)
 
 
 def files_below(paths: Iterable[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from shlex import quote
 from typing import Any
 
@@ -98,6 +99,8 @@ def onboarded(document: Mapping[str, Any]) -> None:
     _say_metrics(metrics)
     _say_seconds(document["seconds"])
     say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
+    serving = document["serving"]
+    say(f"{model['name']} is version {serving['version']}{' now' if serving['promoted'] else ''}: {serving['reason']}")
     where = "" if document["workspace"] == str(workspace_root(None)) else f" --workspace {quote(document['workspace'])}"
     say(f"next: headstart show {model['name']}{where}; headstart predict {model['name']} PICTURE...{where}")
 
@@ -215,19 +218,26 @@ def markdown(text: str) -> None:
         print(text)
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows that share their keys."""
+def table(title: str, rows: Sequence[Mapping[str, Any]], styles: Iterable[str] = ()) -> None:
+    """Print rows that share their keys; a tuple in one is lines below each other. Styles are of rows."""
     if not rows:
         print(f"no {title} yet", file=sys.stderr)
         return
     numbers = [name for name in rows[0] if any(isinstance(row[name], int | float) for row in rows)]
     grid = _grid(*rows[0], numbers=numbers, title=title)
-    for row in rows:
-        grid.add_row(*(_text(_cell(value)) for value in row.values()))
+    for row, style in zip_longest(rows, styles):
+        grid.add_row(*(_lines(value) for value in row.values()), style=style)
     _stdout().print(grid)
 
 
+def _lines(value: object) -> Text:
+    lines = value if isinstance(value, tuple) else (value,)
+    return Text("\n").join(_text(_cell(line)) for line in lines)
+
+
 def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -45,6 +45,8 @@ def finetuned(document: Mapping[str, Any]) -> None:
             f"{metrics['split']} pictures"
         )
     say(_verdict(gate["passed"], model), style="bold")
+    if (serving := document.get("serving")) and not serving["promoted"]:
+        say(f"version {serving['version']} serves: {serving['reason']}")
 
 
 def audited(document: Mapping[str, Any]) -> None:

@@ -32,7 +32,9 @@ from pipeline.fingerprint import fingerprint
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
 
-ONBOARD, FINETUNE = "onboard/onboard", "fine-tune/fine-tune"  # flow/deployment
+# flow/deployment
+ONBOARD, FINETUNE = "onboard/onboard", "fine-tune/fine-tune"
+REFRESH, PREDICT_BATCH = "refresh/refresh", "predict-batch/predict-batch"
 JOB_TAG = "job:"  # its runs carry a job's id in a tag
 ANSWER_SECONDS = 5.0
 MOST_RUNS = 200  # of a server's answer

@@ -8,6 +8,7 @@ known that they are needed: a run that finds everything done loads none of them.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,17 +22,18 @@ from flows.quoting import quote_plan
 from flows.ranking import choose_backbone
 from flows.similarity import measure_similarity
 from flows.stopwatch import stage
-from flows.training import features_part, train
+from flows.training import Trained, features_part, train
 from pipeline.backbones import AUTO, AUTO_MINUTES, DEFAULT_BACKBONE, check_choice
 from pipeline.decision import Change, Plan, RankedBackbone, Strategy
 from pipeline.errors import ConflictError, DamagedError, UsageError
 from pipeline.manifest import Picture, build_manifest
 from pipeline.plan import EVIDENCE, NO_WISHES, Wishes, measure_size, plan_case
 from pipeline.record import parse_plan, plan_part
-from pipeline.types import DECODERS, BackboneSpec, Digest, FileEntry, ModelRef, Progress, Rejected
+from pipeline.types import DECODERS, BackboneSpec, Digest, FileEntry, Progress, Rejected
 from storage.dataset import Listing, list_dataset
 from storage.digests import DigestMemory
 from storage.manifests import DatasetRef, dataset_name, parse_dataset_name, read_manifest, write_manifest
+from storage.registrations import find_registration, write_registration
 from storage.tables import is_table, list_table
 from storage.workspace import Workspace
 
@@ -75,15 +77,20 @@ def plain(step: Callable[..., Any], *args: Any) -> Any:
 
 
 def onboard(
-    request: Request, progress: Progress | None = None, call: Call = plain, extract: Extract = extract
+    request: Request,
+    progress: Progress | None = None,
+    call: Call = plain,
+    extract: Extract = extract,
+    scanned: DatasetRef | None = None,
 ) -> dict[str, Any]:
     """Bring a dataset to a model; everything that was done before is found, not done again.
 
-    Returns the document that `headstart onboard --json` prints.
+    Returns the document that `headstart onboard --json` prints. With `scanned`, what a scan has just found, the folder
+    is not read again.
     """
 
-    def run() -> tuple[DatasetRef, BackboneSpec, Extracted, ModelRef]:
-        dataset = call(scan, request)
+    def run(scanned: DatasetRef | None = None) -> tuple[DatasetRef, BackboneSpec, Extracted, Trained]:
+        dataset = scanned or call(scan, request)
         spec, ranking = _backbone(request, dataset)
         plan = call(plan_dataset, request.workspace, dataset, spec, request.wishes(), ranking)
         plan = quote_plan(request.workspace, dataset, spec, plan, request.views)
@@ -92,13 +99,14 @@ def onboard(
 
     with stopwatch.running():
         try:
-            dataset, spec, extracted, model = run()
+            dataset, spec, extracted, trained = run(scanned)
         except DamagedError as error:
             # what was damaged is set aside by now, so that another round computes just those rows
             log.warning("%s Going on without what is damaged.", error)
-            dataset, spec, extracted, model = run()
+            dataset, spec, extracted, trained = run()
         seconds = stopwatch.seconds()
-    return _onboarded(request, dataset, spec, extracted, model, seconds)
+    write_registration(Workspace.open(request.workspace), dataset.name, _registration(request))
+    return _onboarded(request, dataset, spec, extracted, trained, seconds)
 
 
 def extract_only(
@@ -245,14 +253,42 @@ def _identify(
     return digests, unread + reasons
 
 
+def _registration(request: Request) -> dict[str, Any]:
+    """Return what must be known to ask the same again, from any folder."""
+    here = ("workspace", "name", "rehash")  # the workspace may move, the name is that of the dataset
+    asked = {name: value for name, value in asdict(request).items() if name not in here}
+    asked["folder"] = os.path.abspath(request.folder)
+    if request.weights and os.path.isfile(request.weights):
+        asked["weights"] = os.path.abspath(request.weights)
+    return asked
+
+
+def registered(workspace_root: str, name: str) -> Request | None:
+    """Return the request that a dataset was onboarded with; None where it never was.
+
+    Raises
+    ------
+    DamagedError
+        What was kept of it cannot be used.
+    """
+    asked = find_registration(Workspace.open(workspace_root), name)
+    if asked is None:
+        return None
+    try:
+        return Request(**asked, workspace=workspace_root, name=name)
+    except TypeError as error:
+        raise DamagedError(f"How '{name}' was onboarded is not understood ({error}). Onboard it once more.") from error
+
+
 def _onboarded(
     request: Request,
     dataset: DatasetRef,
     spec: BackboneSpec,
     extracted: Extracted,
-    model: ModelRef,
+    trained: Trained,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
+    model = trained.model
     plan = parse_plan(model.record)  # as it is once the head is there
     metrics = {key: value for key, value in model.record["metrics"].items() if key not in ("per_class", "confusion")}
     return {
@@ -263,6 +299,8 @@ def _onboarded(
         "reasons": [*plan.reasons, *model.record["head"]["reasons"], *_curve_reasons(model.record)],
         "features": features_part(spec, extracted),
         "model": {"name": model.name, "version": model.version, "path": model.path},
+        "trained": trained.is_new,
+        "serving": asdict(trained.verdict),
         "metrics": metrics,
         "certificate": model.record["certificate"],
         "rejected": [asdict(item) for item in extracted.rejected],

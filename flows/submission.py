@@ -11,6 +11,8 @@ from flows.server import (
     FINETUNE,
     JOB_TAG,
     ONBOARD,
+    PREDICT_BATCH,
+    REFRESH,
     attempt_key,
     explained,
     find_problem,
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
     from flows.finetuning import FinetuneRequest, JobPlan
+    from flows.predict_batch import PredictBatchRequest
+    from flows.refresh import RefreshRequest
 
 HERE_AND_NOW = ", or leave --submit out to run here and now"
 OPTIONS = ("epochs", "layer_decay", "unfreeze_epochs")  # of the command, as the request calls them
@@ -46,6 +50,21 @@ def submit_onboard(request: Request) -> dict[str, Any]:
 
     about = request.name or os.path.basename(os.path.abspath(request.folder))
     return submit(ONBOARD, onboard_params(request), f"onboard-{about}")
+
+
+def submit_refresh(request: RefreshRequest) -> dict[str, Any]:
+    """Create a run of the refresh deployment; raises as `submit_onboard` does."""
+    from flows.params import refresh_params
+
+    return submit(REFRESH, refresh_params(request), f"refresh-{','.join(request.names) or 'all'}")
+
+
+def submit_predict_batch(request: PredictBatchRequest) -> dict[str, Any]:
+    """Create a run of the predict-batch deployment; raises as `submit_onboard` does."""
+    from flows.params import predict_batch_params
+
+    about = os.path.basename(os.path.abspath(request.folder))
+    return submit(PREDICT_BATCH, predict_batch_params(request), f"predict-batch-{request.model}-{about}")
 
 
 def submit(deployment: str, parameters: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,21 +1,22 @@
-"""The train step: a head on stored features, evaluated, certified and saved."""
+"""The train step: a head on stored features, evaluated, certified and saved; it serves unless it is worse."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from flows import quoting, stopwatch
 from flows.extraction import Extracted
+from flows.fitting import fit, held_out, labels_of, read_taps
 from flows.forward import reader
+from flows.serving import Verdict, pin_serving, settle
 from flows.stopwatch import stage
 from pipeline.augment import ORIGINAL, view_names
 from pipeline.decision import Plan
-from pipeline.errors import DataError
 from pipeline.fingerprint import fingerprint
 from pipeline.reconsider import reconsider
 from pipeline.record import build_record
@@ -33,27 +34,52 @@ from pipeline.types import (
     Tap,
 )
 from storage.bundles import MODEL_FILE, write_bundle_files
-from storage.features import FeatureStore, StoredTaps
 from storage.manifests import DatasetRef, read_manifest
-from storage.models import find_by_request, new_version
+from storage.models import find_by_request, new_version, one_at_a_time
 from storage.workspace import Workspace
 
 NUM_CERTIFIED = 8  # pictures on which a delivered model is compared with the cached path
 HEAD_VERSION = 3  # raised when a change of ours gives another model for the same features
 
 
-def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> ModelRef:
-    """Train, evaluate, certify and save the head that a plan asks for; the same request finds its model."""
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The head that a plan asked for."""
+
+    model: ModelRef
+    is_new: bool  # else an earlier run had made it
+    verdict: Verdict  # whether it serves
+
+
+def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> Trained:
+    """Train, evaluate, certify and save the head that a plan asks for; the same request finds its model.
+
+    Only one process at a time does this for a model: a second one that was asked the same finds it.
+    """
     workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     left_out = {item.path for item in extracted.rejected}
     images = [image for image in manifest.images if image.path not in left_out]
     request = _model_request(manifest, images, spec, plan, extracted.num_views)
-    if found := find_by_request(workspace, dataset.name, request):
-        return found
+    with one_at_a_time(workspace, dataset.name):
+        if found := find_by_request(workspace, dataset.name, request):
+            return Trained(found, False, settle(workspace, found))
+        pin_serving(workspace, dataset.name)
+        model, head = _make(workspace, manifest, images, spec, plan, extracted, request)
+        return Trained(model, True, settle(workspace, model, head))
+
+
+def _make(
+    workspace: Workspace,
+    manifest: Manifest,
+    images: Sequence[Image],
+    spec: BackboneSpec,
+    plan: Plan,
+    extracted: Extracted,
+    request: str,
+) -> tuple[ModelRef, Head]:
     fit_on = [image for image in images if image.split == "train"]
     test_on, test_split = held_out(images)
-
     with stage("imports"):
         from pipeline.delivery import build_model, certify, write_model
         from pipeline.heads import head_probabilities
@@ -62,14 +88,14 @@ def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Pl
     with stage("train"):
         taps = [tap for tap in spec.taps if tap.name in plan.taps]
         features = read_taps(workspace, spec, views, fit_on, [tap.name for tap in taps])
-        head = _fit(manifest, features, taps, fit_on, len(views))
+        head = fit(manifest, features, taps, fit_on, len(views))
         plan = reconsider(plan, head)
         curve = _learning_curve(manifest, features, head, taps, fit_on)
     with stage("evaluate"):
         tested = read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
         probabilities = head_probabilities(head, tested)
         metrics = _score(manifest, head, probabilities, test_on, test_split)
-    with new_version(workspace, dataset.name) as bundle:
+    with new_version(workspace, manifest.dataset) as bundle:
         model_file = bundle.folder / MODEL_FILE
         with stage("save"):
             write_model(build_model(spec, head), model_file)
@@ -91,20 +117,7 @@ def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Pl
         bundle.record = build_record(manifest, plan, spec, head, metrics, extracted.rejected, facts)
         report = render_report(bundle.record)
         write_bundle_files(bundle.folder, manifest.classes, spec.recipe, report, head.thresholds)
-    return bundle.ref
-
-
-def _fit(manifest: Manifest, features: Any, taps: Sequence[Tap], images: Sequence[Image], num_rows: int) -> Head:
-    """Fit the head for a dataset's labels; `num_rows` of features are of each image, view after view."""
-    groups = [*range(len(images))] * num_rows if num_rows > 1 else None
-    if manifest.exclusive:
-        from pipeline.heads import fit_head
-
-        return fit_head(features, taps, labels_of(images) * num_rows, len(manifest.classes), groups)
-    from pipeline.multilabel import fit_multilabel_head
-
-    label_sets = [image.labels for image in images]
-    return fit_multilabel_head(features, taps, label_sets * num_rows, len(manifest.classes), groups)
+    return bundle.ref, head
 
 
 def _learning_curve(
@@ -129,27 +142,6 @@ def _score(
 
     label_sets = [image.labels for image in images]
     return evaluate_labels(label_sets, probabilities, manifest.classes, head.thresholds, split)
-
-
-def read_taps(
-    workspace: Workspace, spec: BackboneSpec, views: Sequence[str], images: Sequence[Image], taps: Sequence[str]
-) -> StoredTaps:
-    """Return tap name -> (views x images, dim), view after view; a tap is read when it is asked for."""
-    digests = [image.digest for image in images]
-    stores = [FeatureStore(workspace, spec.space(view)) for view in views]
-    return StoredTaps(stores, digests, taps)
-
-
-def labels_of(images: Sequence[Image]) -> list[int]:
-    return [image.label for image in images]
-
-
-def held_out(images: Sequence[Image]) -> tuple[list[Image], Split]:
-    """Choose the pictures to evaluate on: the test split, or the val split of a folder that has no other."""
-    for split in ("test", "val"):
-        if chosen := [image for image in images if image.split == split]:
-            return chosen, split
-    raise DataError("No readable test picture is left, so nothing can be measured. Add pictures to the test split.")
 
 
 def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSpec, plan: Plan, num_views: int) -> str:

@@ -107,6 +107,7 @@ def fit_multilabel_head(
         ),
         activation="sigmoid",
         thresholds=tuple(float(threshold) for threshold in thresholds),
+        held_out=probabilities.astype(np.float32),
     )
 
 

@@ -5,8 +5,10 @@ Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +16,15 @@ from pipeline.decoding import batched, work_ahead
 from pipeline.engine import Engine
 from pipeline.engine_files import CLASSIFIER_FILE, PROBABILITIES
 from pipeline.errors import ImageError
-from pipeline.images import decode, prepare
+from pipeline.images import MAX_BYTES, decode, prepare
 from pipeline.types import Array, Pixels, Prediction, Recipe
+
+
+class _Failure(NamedTuple):
+    """Why a file has no pixels."""
+
+    error: str
+    unread: bool  # it may be readable the next time
 
 
 def load_classifier(folder: Path) -> Engine:
@@ -46,25 +55,32 @@ def predict_files(
         probabilities = iter(outputs[PROBABILITIES])
         for path, item in batch:
             row = next(probabilities)
-            if isinstance(item, str):
-                yield Prediction(path, error=item, labels=() if thresholds else None)
+            if isinstance(item, _Failure):
+                yield Prediction(path, error=item.error, labels=() if thresholds else None, unread=item.unread)
             else:
                 yield Prediction(path, _best(row, classes, top), labels=_given(row, classes, thresholds))
 
 
-def _read(path: str, recipe: Recipe) -> Pixels | str:
+def _read(path: str, recipe: Recipe) -> Pixels | _Failure:
     try:
-        return prepare(decode(Path(path).read_bytes(), recipe), recipe)
+        with open(path, "rb") as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            data = file.read() if num_bytes <= MAX_BYTES else None  # a film must not fill the memory
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return _Failure(f"cannot be read: {error.strerror or error}", unread=True)
+    if data is None:
+        size, limit = num_bytes / 2**20, MAX_BYTES / 2**20
+        return _Failure(f"{size:,.0f} MiB file, more than the {limit:.0f} MiB limit", unread=False)
+    try:
+        return prepare(decode(data, recipe), recipe)
     except ImageError as error:
-        return str(error)
+        return _Failure(str(error), unread=False)
 
 
-def _pixels(items: Sequence[Pixels | str], recipe: Recipe) -> Pixels:
+def _pixels(items: Sequence[Pixels | _Failure], recipe: Recipe) -> Pixels:
     """Stack a batch; a row without a picture is black, and nobody looks at its output."""
     black = np.zeros((recipe.size, recipe.size, 3), np.float32)
-    return np.stack([black if isinstance(item, str) else item for item in items])
+    return np.stack([black if isinstance(item, _Failure) else item for item in items])
 
 
 def _best(row: Array, classes: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:

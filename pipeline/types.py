@@ -277,6 +277,7 @@ class Prediction:
     top: tuple[tuple[str, float], ...] = ()  # (class, probability), best first
     error: str | None = None
     labels: tuple[tuple[str, float], ...] | None = None  # above their thresholds, where labels exclude no other
+    unread: bool = False  # the file could not be read just now; the error says nothing of its content
 
 
 @dataclass(frozen=True, slots=True)

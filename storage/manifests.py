@@ -118,10 +118,14 @@ def find_dataset(workspace: Workspace, name: str) -> DatasetRef | None:
         raise DamagedError(f"{path} is damaged: it lacks {error}. Run `headstart plan` again.") from error
 
 
+def list_names(workspace: Workspace) -> list[str]:
+    """The name of every known dataset, also of one that cannot be read."""
+    return sorted(path.parent.name for path in workspace.datasets.glob("*/current.json"))
+
+
 def list_datasets(workspace: Workspace) -> list[DatasetRef]:
     """Every known dataset, by name."""
-    names = sorted(path.parent.name for path in workspace.datasets.glob("*/current.json"))
-    return [ref for name in names if (ref := find_dataset(workspace, name))]
+    return [ref for name in list_names(workspace) if (ref := find_dataset(workspace, name))]
 
 
 def read_manifest(workspace: Workspace, name: str, fingerprint: str | None = None) -> Manifest:

@@ -46,8 +46,8 @@ class Usage:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[bool]:
-    """Keep everybody else out of a folder, without waiting; False where somebody is in it.
+def alone(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Keep everybody else out of a folder; False where somebody is in it, unless told to `wait`.
 
     Raises
     ------
@@ -66,6 +66,10 @@ def alone(folder: Path) -> Iterator[bool]:
                     "Move the workspace to a file system with locks."
                 ) from error
             free = False
+        if wait and not free:
+            log.warning("waiting until another process has ended its work in %s", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            free = True
         yield free
     finally:
         os.close(descriptor)

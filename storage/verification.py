@@ -23,10 +23,12 @@ from storage.digests import DigestMemory
 from storage.engines import check_engine, list_engines, remove_engine
 from storage.jobs import is_running, list_folders, read_document
 from storage.manifests import DatasetRef, find_dataset, read_manifest
-from storage.models import check_bundle, list_versions, read_ref
+from storage.models import check_bundle, list_names, list_versions, read_ref, serving_version
+from storage.predictions import LEDGER_FILE, list_ledgers, list_parts, mend_part, read_ledger_file, read_part
 from storage.records import VERSIONS, list_records, read_record
+from storage.registrations import find_registration
 from storage.spaces import parse_space, read_space, write_space
-from storage.usage import Usage
+from storage.usage import Usage, alone
 from storage.workspace import Workspace
 
 COMPUTE_AGAIN = "Run `headstart onboard` again: its rows are computed anew."
@@ -87,6 +89,7 @@ class Verification:
             self._check_engines()
             self._check_records()
             self._check_jobs()
+            self._check_predictions()
         except OSError as error:
             raise ConflictError(
                 f"Cannot read {error.filename}: {error.strerror}. See that it can be read, then verify again."
@@ -249,6 +252,8 @@ class Verification:
             name = folder.name
             advice = f"Remove the file and run `headstart plan DIR --name {name}`."
             self._judge("dataset", self.workspace.current(name), advice, self._check_dataset, name)
+            again = f"Onboard it once more, with the same options: headstart onboard DIR --name {name}"
+            self._judge("onboarded", self.workspace.onboarded(name), again, find_registration, self.workspace, name)
             for path in sorted(folder.glob("*.jsonl")):
                 self.checked["manifests"] += 1
                 self._judge("manifest", path, advice, read_manifest, self.workspace, name, path.stem)
@@ -264,6 +269,9 @@ class Verification:
         for folder in list_versions(self.workspace):
             self.checked["models"] += 1
             self._judge("model", folder, advice, _check_model, folder)
+        for name in list_names(self.workspace):
+            advice = f"Say which version serves: headstart promote {name}@VERSION"
+            self._judge("serving", self.workspace.serving(name), advice, _check_serving, self.workspace, name)
 
     def _check_engines(self) -> None:
         for folder in list_engines(self.workspace):
@@ -294,6 +302,28 @@ class Verification:
                 self.checked["checkpoints"] += 1
                 self._check_derived("checkpoint", path, "The job goes on from the one before.", read_checkpoint)
 
+    def _check_predictions(self) -> None:
+        for place in list_ledgers(self.workspace):
+            with alone(place) as free:
+                if not free:
+                    continue  # who works with it reads all of it, and mends what is damaged
+                self.checked["ledgers"] += 1
+                file = place / LEDGER_FILE
+                if file.exists() and (problem := _find_problem(read_ledger_file, place)):
+                    self._take_away("ledger", file, problem, "The next run writes it anew.")
+                for path in list_parts(place):
+                    self._check_predictions_in(path)
+
+    def _check_predictions_in(self, path: Path) -> None:
+        self.checked["prediction parts"] += 1
+        problem = _find_problem(read_part, path)
+        if isinstance(problem, DamagedError):
+            done = f"It moved to {self._inside(mend_part(self.workspace, path))}; its intact rows stay."
+            advice = "Run `headstart predict-batch` again: pictures that are still there are predicted anew."
+            self._add("predictions", path, problem, done, advice)
+        elif problem:
+            self._add("predictions", path, problem, LEFT, "See that it can be used, then verify again.")
+
     def _check_derived(self, what: str, path: Path, advice: str, read: Callable[[Path], object]) -> None:
         if path.exists() and (problem := _find_problem(read, path)) and path.exists():  # a job may start at any moment
             self._take_away(what, path, problem, advice)
@@ -323,6 +353,12 @@ class Verification:
 
 def _check_model(folder: Path) -> None:
     check_bundle(read_ref(folder))
+
+
+def _check_serving(workspace: Workspace, name: str) -> None:
+    version = serving_version(workspace, name)
+    if version and not workspace.model(name, version).is_dir():
+        raise NotFoundError(f"It names version {version}, which is gone.")
 
 
 def _find_problem(check: Callable[..., object], *arguments: object) -> HeadstartError | None:

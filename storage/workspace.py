@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import NotFoundError
-from storage.atomic import REAL, Fs, Stage, explained, make_folder, read_json, to_json, write_once
+from storage.atomic import REAL, Fs, Stage, explained, make_folder, read_json, to_json, write_once, write_whole
 
 FORMAT = "headstart.workspace"
 VERSION = 1
@@ -113,6 +113,9 @@ class Workspace:
     def current(self, dataset: str) -> Path:
         return self.datasets / dataset / "current.json"
 
+    def onboarded(self, dataset: str) -> Path:
+        return self.datasets / dataset / "onboarded.json"
+
     def manifest(self, dataset: str, fingerprint: str) -> Path:
         return self.datasets / dataset / f"{fingerprint}.jsonl"
 
@@ -129,6 +132,9 @@ class Workspace:
     def model(self, name: str, version: int) -> Path:
         return self.models / name / str(version)
 
+    def serving(self, name: str) -> Path:
+        return self.models / name / "serving.json"
+
     @property
     def engines(self) -> Path:
         return self.root / "engines"
@@ -143,6 +149,13 @@ class Workspace:
     def job(self, job_id: str) -> Path:
         return self.jobs / job_id
 
+    @property
+    def predictions(self) -> Path:
+        return self.root / "predictions"
+
+    def ledger(self, ledger_id: str) -> Path:
+        return self.predictions / ledger_id
+
     def job_leftovers(self, job_id: str) -> list[Path]:
         """What only served to go on with a job."""
         return [path for name in ("checkpoints", "pixels") if (path := self.job(job_id) / name).is_dir()]
@@ -151,9 +164,18 @@ class Workspace:
 
     def set_aside(self, path: Path) -> Path:
         """Move something that cannot be trusted to quarantine; nothing damaged is ever deleted."""
-        kept = self.quarantine / f"{uuid4().hex[:8]}-{path.name}"
+        kept = self._in_quarantine(path)
         with explained(path):
             make_folder(self.quarantine, self.stage.fs)
             self.stage.fs.rename(path, kept)
             self.stage.fs.fsync_path(self.quarantine)
         return kept
+
+    def keep_copy(self, path: Path, data: bytes) -> Path:
+        """Keep a copy of something damaged in quarantine, where what is intact of it takes its place."""
+        kept = self._in_quarantine(path)
+        write_whole(kept, data, self.stage)
+        return kept
+
+    def _in_quarantine(self, path: Path) -> Path:
+        return self.quarantine / f"{uuid4().hex[:8]}-{path.name}"

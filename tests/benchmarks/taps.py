@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.training import labels_of, read_taps
+from flows.fitting import labels_of, read_taps
 from pipeline.augment import ORIGINAL
 from pipeline.backbones import get_backbone
 from pipeline.evaluate import evaluate

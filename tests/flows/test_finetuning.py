@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from flows.finetuning import FinetuneRequest, find_job, finetune
 from pipeline.errors import CancelledError, ConflictError, DataError, NotFoundError
 from pipeline.gate import Gate
 from storage.jobs import get_job, list_jobs, running
+from storage.manifests import read_manifest
 from storage.models import get_model, list_models
 from storage.workspace import Workspace
+from tests import factories
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.heavy
@@ -90,7 +93,7 @@ def test_what_is_not_better_than_the_head_is_not_shipped_and_not_tried_again(pla
 
 
 def test_the_gate_asks_the_serving_head_about_pictures_left_out_of_it(place, tiny_network, monkeypatch):
-    from flows.training import labels_of, read_taps
+    from flows.fitting import labels_of, read_taps
     from pipeline.heads import fit_head, head_scores
 
     asked = []
@@ -272,3 +275,93 @@ def test_the_better_arm_is_the_one_that_is_shipped(place, monkeypatch, always_pa
     ref = get_model(Workspace.open(place), "shapes")
     assert ref.record["recipe"]["size"] == 32
     assert "From random weights (course, 32 pixels)" in (place / "models/shapes/2/report.md").read_text()
+
+
+# ── which version serves ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def both(small, place, tmp_path):
+    """The dataset of the workspace's head, to be changed, and that workspace: `folder`, `workspace`."""
+    folder = tmp_path / "shapes"
+    shutil.copytree(small.folder, folder)
+    steps.onboard(steps.Request(str(folder), str(place), "shapes", size=64))
+    return SimpleNamespace(folder=folder, workspace=place)
+
+
+def onboard(both):
+    return steps.onboard(steps.Request(str(both.folder), str(both.workspace), size=64))
+
+
+def add(both, num):
+    for number in range(num):
+        label = number % 3
+        path = both.folder / f"class{label}" / f"new {number}.png"
+        factories.write_photo(path, 500 + number, colour=factories.COLOURS[label])
+
+
+def test_what_passes_serves_and_its_head_does_not_come_back(both, always_passes, tiny_network, headstart):
+    document = finetune(a_request(both.workspace, epochs=1))
+    assert document["serving"] == {
+        "version": 2,
+        "promoted": True,
+        "reason": "Version 2 was compared with version 1. It is better.",
+        "gate": asdict(PASSED),
+    }
+    options = ("--size", "64", "--json", "--workspace", both.workspace)
+    found = headstart("onboard", both.folder, *options)
+    again = json.loads(found.stdout)
+    assert (again["model"]["version"], again["serving"]["version"], again["serving"]["promoted"]) == (1, 2, False)
+    assert not found.loaded & {"tensorflow", "keras", "openvino", "sklearn", "scipy", "h5py", "PIL"}
+
+
+def test_a_new_head_is_asked_what_the_network_was_not_trained_on(both, always_passes, tiny_network):
+    document = finetune(a_request(both.workspace, epochs=1))
+    add(both, 12)
+    serving = onboard(both)["serving"]
+    manifest = read_manifest(Workspace.open(both.workspace), "shapes")
+    assert serving["gate"]["num_images"] == len(manifest.of_split("train")) - document["num_fit"]
+    assert (serving["promoted"], serving["version"]) == (True, 3)  # the network has learned next to nothing
+    assert "It is not worse at all" in serving["reason"]
+    assert find_job(a_request(both.workspace)).head.version == 3
+
+
+def test_a_head_that_is_worse_than_the_network_is_saved_and_does_not_serve(
+    both, always_passes, tiny_network, monkeypatch
+):
+    finetune(a_request(both.workspace, epochs=1))
+    add(both, 12)
+    monkeypatch.setattr("flows.serving._head_answers", never_right)
+    document = onboard(both)
+    assert (document["model"]["version"], document["trained"]) == (3, True)
+    assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, False)
+    assert "It is worse at all" in document["serving"]["reason"]
+    assert find_job(a_request(both.workspace)).head.version == 3  # fine-tuning may start from it
+
+
+def never_right(workspace, ref, today, asked, head):
+    return {image.digest: frozenset({"nothing"}) for image in asked}
+
+
+def test_a_network_that_beats_its_head_but_not_what_serves_by_now_does_not_serve(both, always_passes, tiny_network):
+    workspace = Workspace.open(both.workspace)
+    started_from = find_job(a_request(both.workspace, epochs=1)).head
+    add(both, 12)
+    assert onboard(both)["serving"]["version"] == 2  # while the job runs, a better head has come
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning, "newest_head", lambda workspace, name: started_from)
+        document = finetune(a_request(both.workspace, epochs=1))
+    assert document["model"]["version"] == 3
+    assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, False)
+    assert document["serving"]["gate"]["num_images"] == document["num_validation"]
+    assert get_model(workspace, "shapes").version == 2
+
+
+def test_a_network_saved_by_a_job_that_was_killed_serves_after_all(both, always_passes, tiny_network, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(finetuning, "settle", None)
+        with pytest.raises(TypeError):
+            finetune(a_request(both.workspace, epochs=1))
+    assert get_model(Workspace.open(both.workspace), "shapes").version == 1
+    document = finetune(a_request(both.workspace, epochs=1))
+    assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, True)

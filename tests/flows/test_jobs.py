@@ -1,24 +1,31 @@
 """The Prefect flow, on the session's real ephemeral server."""
 
 import json
+import shutil
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from flows import finetuning, steps
-from flows.jobs import finetune, onboard
+from flows.jobs import finetune, gc, onboard, predict_batch, refresh, verify
 from flows.params import (
     ExtractParams,
     FinetuneParams,
     GcParams,
     OnboardParams,
     PredictBatchParams,
+    RefreshParams,
+    VerifyParams,
     finetune_params,
     onboard_params,
+    predict_batch_params,
+    refresh_params,
 )
+from flows.predict_batch import PredictBatchRequest
+from flows.refresh import RefreshRequest
 from pipeline.errors import CancelledError, ConflictError
 
 pytestmark = [pytest.mark.prefect, pytest.mark.heavy]
@@ -71,11 +78,10 @@ def test_bad_parameters_are_refused_before_a_run_exists(prefect_server):
 
 def test_a_large_dataset_is_fine_tuned_by_a_run_of_its_own(server, client, tmp_path, monkeypatch):
     document = {"strategy": "fine-tune-or-scratch", "dataset": "pets", "workspace": str(tmp_path), "reasons": []}
-    document["model"] = None
+    document["model"] = {"name": "pets", "version": 1}
     monkeypatch.setattr(steps, "onboard", lambda request, progress, call: dict(document))
     monkeypatch.setattr(finetuning, "find_job", lambda request: SimpleNamespace(id="ab" * 8, outcome=None))
     monkeypatch.setattr("flows.jobs.describe_onboarded", lambda document: "done")
-    monkeypatch.setattr("flows.jobs.show_plan", lambda showcase, document: None)
     monkeypatch.setattr("flows.jobs._Run.show_model", lambda self, workspace, model: None)
 
     part = onboard(OnboardParams(folder="pets", workspace=str(tmp_path)))["finetune"]
@@ -145,11 +151,11 @@ def test_a_run_is_completed_whatever_its_gate_says_and_says_what_it_said(
     prefect_server, training, passed, said, monkeypatch
 ):
     shown = []
-    monkeypatch.setattr("flows.jobs._Run.show_model", lambda self, workspace, model: shown.append(model["version"]))
+    monkeypatch.setattr("flows.jobs._Run.show_model", lambda self, workspace, model: shown.append(model))
     training(a_document(passed))
     state = run_state("pets")
     assert (state.name, state.message) == ("Completed", said)
-    assert shown == ([2] if passed else [])
+    assert shown == (["pets@2"] if passed else [])
 
 
 def test_the_flow_trains_in_the_main_thread_where_signals_arrive(prefect_server, training):
@@ -211,8 +217,51 @@ def test_the_form_itself_refuses_what_cannot_be(form, changed):
         validate({**wanted, **changed}, form.model_json_schema(), raise_on_error=True)
 
 
+def test_a_refresh_shows_a_row_a_dataset_and_fails_when_one_of_them_could_not_be_read(
+    prefect_server, tiny_dataset, tmp_path
+):
+    for name in ("cats", "dogs"):
+        steps.onboard(steps.Request(str(tiny_dataset(name)), str(tmp_path / "work"), size=64))
+    state = refresh(RefreshParams(workspace=str(tmp_path / "work")), return_state=True)
+    assert state.message == "2 datasets read; 0 pictures computed."
+    (tmp_path / "dogs").rename(tmp_path / "elsewhere")
+    state = refresh(RefreshParams(workspace=str(tmp_path / "work")), return_state=True)
+    assert (state.name, "1 with an error" in state.message) == ("Failed", True)
+    rows = json.loads(artifacts_of(state)["table"].data)
+    assert [row["dataset"] for row in rows] == ["cats", "dogs"]
+    assert "No training picture changed" in rows[0][""]
+    assert "NotFoundError" in rows[1][""] or "DataError" in rows[1][""]
+
+
+def test_a_batch_of_new_pictures_is_predicted_by_the_flow(prefect_server, first_run, tmp_path):
+    workspace, output = tmp_path / "work", tmp_path / "out.csv"
+    shutil.copytree(first_run.workspace, workspace)
+    asked = PredictBatchParams(
+        model="shapes", folder=str(first_run.folder), output=str(output), workspace=str(workspace)
+    )
+    state = predict_batch(asked, return_state=True)
+    assert state.message.startswith("shapes@1: 24 new, 0 of them no pictures; 24 rows in ")
+    assert len(output.read_text().splitlines()) == 25
+
+
+def test_what_verify_finds_and_gc_removes_is_shown(prefect_server, again):
+    workspace = str(again.workspace)
+    state = verify(VerifyParams(workspace=workspace), return_state=True)
+    assert (state.name, state.message) == ("Completed", "Everything is as it was written.")
+    (model,) = again.workspace.glob("models/shapes/1/classes.json")
+    model.write_text("{}")
+    state = verify(VerifyParams(workspace=workspace), return_state=True)
+    assert (state.name, "1 left as they are" in state.message) == ("Failed", True)
+    assert json.loads(artifacts_of(state)["table"].data)[0]["path"].startswith("models/shapes/1")
+    state = gc(GcParams(workspace=workspace), return_state=True)
+    assert (state.name, state.message.endswith("could go.")) == ("Completed", True)
+
+
 def test_every_field_of_a_request_can_be_asked_for():
     assert {field.name for field in fields(finetuning.FinetuneRequest)} == set(FinetuneParams(name="pets").fields())
+    filled = PredictBatchParams(model="pets", folder="in", output="out.csv").fields()
+    assert {field.name for field in fields(PredictBatchRequest)} == set(filled)
+    assert {field.name for field in fields(RefreshRequest)} == set(RefreshParams().fields())
     assert {field.name for field in fields(steps.Request)} == set(OnboardParams(folder="pets").fields())
     assert set(ExtractParams(folder="pets").fields()) <= {field.name for field in fields(steps.Request)}
 
@@ -220,5 +269,14 @@ def test_every_field_of_a_request_can_be_asked_for():
 def test_a_form_that_was_filled_in_from_a_request_gives_that_request(tmp_path):
     asked = steps.Request(str(tmp_path), str(tmp_path), size=96, case=2, by="eve", views=1)
     assert steps.Request(**OnboardParams(**onboard_params(asked)).fields()) == asked
+    weights = tmp_path / "weights.h5"
+    assert onboard_params(replace(asked, weights="imagenet"))["features"]["weights"] == "imagenet"
+    weights.touch()
+    assert onboard_params(replace(asked, weights=str(weights)))["features"]["weights"] == str(weights)
     tuned = finetuning.FinetuneRequest("pets", str(tmp_path), 3, layer_decay=0.5)
     assert finetuning.FinetuneRequest(**FinetuneParams(**finetune_params(tuned)).fields()) == tuned
+    wanted = PredictBatchRequest("pets@2", str(tmp_path), f"{tmp_path}.csv", str(tmp_path), 5, True)
+    assert PredictBatchRequest(**PredictBatchParams(**predict_batch_params(wanted)).fields()) == wanted
+    read = RefreshRequest(str(tmp_path), ("pets",), True)
+    fields = RefreshParams(**refresh_params(read)).fields()
+    assert RefreshRequest(fields["workspace"], tuple(fields["names"]), fields["force"]) == read

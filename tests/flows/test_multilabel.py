@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows import finetuning, listing, steps
+from flows.refresh import RefreshRequest, refresh
 from pipeline.errors import UsageError
 from storage.manifests import read_manifest
 from storage.workspace import Workspace
@@ -122,3 +123,16 @@ def test_a_wrong_table_is_invalid_data_and_a_missing_one_not_found(headstart, tm
     found = headstart("onboard", tmp_path / "bad.csv", "--workspace", workspace)
     assert (found.code, "line 2: no label" in found.stderr) == (3, True)
     assert headstart("plan", tmp_path / "new.csv", "--workspace", workspace).code == 4
+
+
+def test_labels_that_do_not_exclude_each_other_are_refreshed_and_compared(tagged, tmp_path):
+    shutil.copytree(tagged.table.parent, tmp_path / "patches")
+    table, workspace = tmp_path / "patches" / "patches.csv", tmp_path / "patches" / "workspace"
+    steps.onboard(steps.Request(str(table), str(workspace), "patches"))
+    factories.write_table(table, num_pictures=70)
+    (row,) = refresh(RefreshRequest(str(workspace), ("patches",)))["datasets"]
+    manifest = read_manifest(Workspace.open(workspace), "patches")
+    assert (row["retrained"], row["num_computed"]) == (True, 10)
+    assert row["gate"]["num_images"] == len(manifest.of_split("train"))
+    assert row["version"] == (2 if row["gate"]["passed"] else 1)
+    assert row["gate"]["challenger_accuracy"] > 0.5

@@ -240,6 +240,7 @@ def test_a_run_that_ended_badly_is_the_error_that_the_command_would_have_had(sub
 
 
 def test_waiting_for_nothing_is_a_usage_error(headstart, workspace):
-    for command in (("onboard", "pictures"), ("finetune", "pets")):
+    commands = [("onboard", "pictures"), ("finetune", "pets"), ("refresh",), ("predict-batch", "pets", "in", "out.csv")]
+    for command in commands:
         answer = headstart(*command, "--wait", "--workspace", workspace)
         assert (answer.code, "--wait needs --submit" in answer.stderr) == (2, True)

@@ -4,6 +4,7 @@
     python -m tests.soak flips --runs 1000
     python -m tests.soak writers --minutes 10
     python -m tests.soak finetuning --runs 20
+    python -m tests.soak predict-batch --runs 20
     python -m tests.soak service --runs 20
     python -m tests.soak restarts --runs 3
     python -m tests.soak many --runs 50
@@ -20,13 +21,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.soak import finetuning, flips, kills, service, writers
+from tests.soak import finetuning, flips, kills, predict_batch, service, writers
 
 TRIALS = {
     "flips": lambda folder, options: flips.run(folder, options.runs or 1000, options.seed),
     "writers": lambda folder, options: writers.run(folder, options.minutes * 60, options.seed),
     "kills": lambda folder, options: kills.run(folder, options.runs or 500, options.seed),
     "finetuning": lambda folder, options: finetuning.run(folder, options.runs or 20, options.seed),
+    "predict-batch": lambda folder, options: predict_batch.run(folder, options.runs or 20, options.seed),
     "service": lambda folder, options: service.run_kills(folder, options.runs or 20, options.seed),
     "restarts": lambda folder, options: service.run_restarts(folder, options.runs or 3, options.seed),
     "many": lambda folder, options: service.run_many(folder, options.runs or 50, options.seed),

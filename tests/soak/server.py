@@ -42,12 +42,12 @@ class Server:
         self._scratch, self._file = scratch, file
         self._workers: dict[str, subprocess.Popen[bytes]] = dict.fromkeys(pools)  # type: ignore[arg-type]
         self.url = f"http://127.0.0.1:{self._port}/api"
-        self.environment = os.environ | {
+        self.environment = {
+            **os.environ,
+            **shipped_settings(),
             "PREFECT_HOME": str(scratch / "prefect"),
             "PREFECT_API_URL": self.url,
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "false",  # `ask` has no token
             "HEADSTART_HOME": str(scratch / "workspace"),
             "PYTHONPATH": str(ROOT),
             **({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
@@ -143,6 +143,12 @@ class Server:
         """Count the places of all limits that somebody holds."""
         limits = self.ask("POST", "/v2/concurrency_limits/filter", {})
         return sum(limit["active_slots"] for limit in limits)
+
+
+def shipped_settings() -> dict[str, str]:
+    """Read the settings that operators are given."""
+    lines = (ROOT / "headstart.env").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
 def process_of(run_id: str) -> int | None:

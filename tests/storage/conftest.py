@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,15 @@ def make_digest(number):
 @pytest.fixture
 def workspace(tmp_path):
     return Workspace.open(tmp_path / "workspace")
+
+
+@pytest.fixture
+def disk():
+    """A folder in memory where there is one: thousands of syncs are waited for otherwise."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

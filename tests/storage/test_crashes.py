@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -45,15 +44,6 @@ CUTS = {  # does an unsynced name survive, does an unsynced block of bytes?
     "names without their bytes": lambda dice: (lambda: True, lambda: False),
     "some of both": lambda dice: (lambda: dice.random() < 0.5,) * 2,
 }
-
-
-@pytest.fixture
-def disk():
-    """A folder in memory where there is one: thousands of syncs are waited for otherwise."""
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import threading
+from datetime import datetime
 
 import pytest
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
-from storage.models import check_bundle, find_by_request, get_model, list_models, new_version
+from storage.models import (
+    Declined,
+    check_bundle,
+    decline,
+    find_by_request,
+    find_serving,
+    get_model,
+    list_models,
+    new_version,
+    one_at_a_time,
+    promote,
+    serving_version,
+)
 from tests.factories import rewrite_document
 
 
@@ -138,3 +153,110 @@ def test_a_changed_file_of_a_bundle_is_noticed(save, workspace, change):
     change(workspace.model("pets", 1) / "model.keras")
     with pytest.raises(DamagedError, match=r"model\.keras changed"):
         check_bundle(ref)
+
+
+# ── which version serves ─────────────────────────────────────────────────────────────────────────
+
+
+def test_a_name_means_the_version_that_was_promoted(save, workspace):
+    for _ in range(3):
+        save("pets")
+    assert find_serving(workspace, "pets") is None  # none was chosen: the newest
+    assert serving_version(workspace, "pets") == 3
+    promote(workspace, "pets", 2, "It is better.", {"difference": 0.1})
+    assert get_model(workspace, "pets").version == 2
+    assert get_model(workspace, "pets@3").version == 3
+    serving = find_serving(workspace, "pets")
+    assert (serving.version, serving.reason, serving.previous) == (2, "It is better.", 3)
+    assert serving.gate == {"difference": 0.1}
+    assert datetime.fromisoformat(serving.since).tzinfo is not None
+    save("pets")
+    assert get_model(workspace, "pets").version == 2
+
+
+def test_what_a_version_was_preferred_to_is_remembered(save, workspace):
+    for _ in range(4):
+        save("pets")
+    promote(workspace, "pets", 3, "A person chose it.", over=[1, 2, 3, 4])
+    assert {version: why.data for version, why in find_serving(workspace, "pets").declined.items()} == {
+        1: None,
+        2: None,
+        4: None,
+    }
+    worse = Declined("It is worse.", {"difference": -0.1}, "some data")
+    decline(workspace, "pets", 2, worse)
+    serving = find_serving(workspace, "pets")
+    assert (serving.version, sorted(serving.declined), serving.declined[2]) == (3, [1, 2, 4], worse)
+    promote(workspace, "pets", 2, "two", None, "other data")
+    serving = find_serving(workspace, "pets")
+    assert (serving.previous, sorted(serving.declined)) == (3, [3])  # the others were compared with another one
+    assert serving.declined[3].data == "other data"
+
+
+def test_only_a_version_that_is_there_can_serve(save, workspace):
+    save("pets")
+    with pytest.raises(NotFoundError, match="no version '2'"):
+        promote(workspace, "pets", 2, "one")
+    with pytest.raises(NotFoundError, match="no model 'cars'"):
+        promote(workspace, "cars", 1, "one")
+    assert find_serving(workspace, "pets") is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"format": "headstart.serving", "version": 1}', b"\xff\x00"])
+def test_nobody_guesses_which_version_serves_where_that_is_damaged(save, workspace, damage):
+    save("pets")
+    save("pets")
+    promote(workspace, "pets", 1, "one")
+    workspace.serving("pets").write_bytes(damage)
+    with pytest.raises(DamagedError, match="headstart promote pets@VERSION"):
+        get_model(workspace, "pets")
+    assert get_model(workspace, "pets@1").version == 1
+    assert [ref.version for ref in list_models(workspace)] == [1, 2]
+    promote(workspace, "pets", 1, "A person chose it.")
+    assert get_model(workspace, "pets").version == 1
+    (kept,) = workspace.quarantine.iterdir()
+    assert kept.read_bytes() == damage
+
+
+def test_a_version_that_serves_and_is_gone_is_said(save, workspace):
+    save("pets")
+    save("pets")
+    promote(workspace, "pets", 2, "two")
+    shutil.rmtree(workspace.model("pets", 2))
+    with pytest.raises(NotFoundError, match=r"no version '2'\. There are: 1\. It served; .*headstart promote pets@"):
+        get_model(workspace, "pets")
+
+
+def test_one_at_a_time_works_on_a_model(workspace):
+    first_is_in, second_is_in, order = threading.Event(), threading.Event(), []
+
+    def first():
+        with one_at_a_time(workspace, "pets"):
+            first_is_in.set()
+            second_is_in.wait(0.5)  # in vain: the second can only come in once we are out
+            order.append("first")
+
+    def second():
+        first_is_in.wait(60)
+        with one_at_a_time(workspace, "cars"):  # another model is nobody's hindrance
+            order.append("cars")
+        with one_at_a_time(workspace, "pets"):
+            second_is_in.set()
+            order.append("second")
+
+    threads = [threading.Thread(target=one) for one in (second, first)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order == ["cars", "first", "second"]
+    assert list_models(workspace) == []  # the folder alone is no model
+
+
+def test_a_file_system_without_locks_keeps_nobody_from_working(workspace, monkeypatch):
+    def refuse(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("storage.usage.fcntl.flock", refuse)
+    with one_at_a_time(workspace, "pets"), one_at_a_time(workspace, "pets"):
+        assert serving_version(workspace, "pets") is None

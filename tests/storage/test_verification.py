@@ -15,8 +15,9 @@ from storage.digests import DigestMemory
 from storage.engines import new_engine
 from storage.features import FeatureStore
 from storage.manifests import write_manifest
-from storage.models import new_version
+from storage.models import new_version, promote
 from storage.records import write_record
+from storage.registrations import write_registration
 from storage.usage import alone
 from storage.verification import Verification
 from storage.workspace import Workspace
@@ -75,6 +76,8 @@ def pristine(tmp_path_factory, space, block_of, digests_of):
     with new_version(workspace, "pets") as version:
         (version.folder / "model.keras").write_bytes(b"weights")
         version.record = {"dataset": "pets"}
+    promote(workspace, "pets", 1, "It is the first.")
+    write_registration(workspace, "pets", {"folder": "/pets"})
     with new_engine(workspace, "e" * 16) as folder:
         (folder / "taps.bin").write_bytes(b"compiled")
     write_record(workspace, "similarity", "s" * 16, {"distance": 0.1})
@@ -296,6 +299,8 @@ def test_a_format_file_of_somebody_else_is_not_touched(tmp_path):
         ("dataset", "datasets/pets/current.json", "headstart plan"),
         ("model", "models/pets/1/model.keras", "headstart onboard"),
         ("model", "models/pets/1/record.json", "headstart onboard"),
+        ("serving", "models/pets/serving.json", "headstart promote pets@VERSION"),
+        ("onboarded", "datasets/pets/onboarded.json", "headstart onboard DIR --name pets"),
     ],
 )
 def test_what_cannot_be_derived_stays_and_its_finding_says_what_to_do(workspace, what, file, advice):
@@ -307,6 +312,13 @@ def test_what_cannot_be_derived_stays_and_its_finding_says_what_to_do(workspace,
         assert (finding.what, finding.done) == (what, "It was left as it is.")
         assert advice in finding.next
         assert path.read_bytes() == damaged
+
+
+def test_a_version_that_serves_and_is_gone_is_reported(workspace):
+    shutil.rmtree(workspace.model("pets", 1))
+    workspace.model("pets", 2).mkdir()
+    finding = verify(workspace.root).findings[-1]
+    assert (finding.what, finding.problem) == ("serving", "It names version 1, which is gone.")
 
 
 def test_a_current_manifest_that_is_gone_is_reported(workspace):
