@@ -40,6 +40,11 @@ def environment_with(**changed: str) -> dict[str, str]:
     return {**os.environ, **changed}
 
 
+def tells_nobody() -> bool:
+    """Tell whether DO_NOT_TRACK keeps Prefect from telling its makers about usage."""
+    return os.environ.get("DO_NOT_TRACK", "").lower() in ("1", "true", "yes")
+
+
 def visible_gpus() -> str | None:
     """Return what CUDA_VISIBLE_DEVICES says, None where it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
