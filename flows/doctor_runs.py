@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 SILENT_SECONDS = 120.0  # four heartbeats
 STUCK_SECONDS = 600.0  # of a run that is beginning or being cancelled
 LATE_SECONDS = 600.0
-LOST = "Its worker was lost. The automations end such runs; if this one stays, set it to Crashed in the UI."
+# a cancelled one stays Cancelling where its worker is gone, and Prefect's UI changes the state of ended runs only
+LOST = "Its worker was lost. The automations end such runs within minutes; if it stays: prefect flow-run delete"
 
 
 def check_runs(state: ServerState) -> list[Check]:
@@ -37,7 +38,7 @@ def _check_silent(state: ServerState) -> Iterator[Check]:
             silent = _since(state, heard)
             if silent > SILENT_SECONDS:
                 found = f"{run.name} ({run.id}) is Running, and nothing was heard of it for {span(silent)}."
-                yield Check("runs", "problem", found, LOST)
+                yield Check("runs", "problem", found, f"{LOST} {run.id}")
 
 
 def _check_stuck(state: ServerState) -> Iterator[Check]:
@@ -46,7 +47,7 @@ def _check_stuck(state: ServerState) -> Iterator[Check]:
             waits = _since(state, run.state.timestamp)
             if waits > STUCK_SECONDS:
                 found = f"{run.name} ({run.id}) has been {run.state.name} for {span(waits)}."
-                yield Check("runs", "problem", found, LOST)
+                yield Check("runs", "problem", found, f"{LOST} {run.id}")
 
 
 def _check_late(state: ServerState) -> Iterator[Check]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
@@ -87,7 +87,9 @@ def find_problem(url: str) -> str | None:
     except URLError as error:
         # a certificate that only Prefect's settings know
         return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
-    except (OSError, ValueError, HTTPException) as error:
+    except (ValueError, InvalidURL):  # whose words may quote a password
+        return "it is no URL"
+    except (OSError, HTTPException) as error:
         return str(error)
     return None
 

@@ -157,8 +157,7 @@ def decision(record: Record) -> str:
     )
     return section(
         "Decision",
-        *quadrant(record),
-        "",
+        *([*quadrant(record), ""] if "similarity" in record and "size" in record else []),
         verdict,
         "",
         *table(("signal", "measured", "boundary", "margin", "meaning"), rows),

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows.server import find_problem, get_server
+from flows.server import find_problem, get_server, hide_password
 from pipeline.errors import ServerUnreachableError
 
 
@@ -56,3 +56,13 @@ def test_a_server_that_is_gone_is_named_with_the_reason(closed_port, monkeypatch
 @pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://nowhere/api", "http://no host/api"])
 def test_what_is_no_url_is_a_problem_and_no_crash(url):
     assert find_problem(url)
+
+
+def test_a_url_that_is_none_is_said_to_be_none_without_its_password():
+    assert find_problem("http://user:pa:ss@host/api") == "it is no URL"
+    assert find_problem("nonsense") == "it is no URL"
+
+
+def test_what_is_told_of_a_url_is_without_its_password():
+    assert hide_password("https://user:secret@host:4200/api") == "https://host:4200/api"
+    assert hide_password("http://127.0.0.1:4200/api") == "http://127.0.0.1:4200/api"
