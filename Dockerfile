@@ -33,12 +33,14 @@ RUN useradd --uid 1000 --user-group --create-home headstart \
  && install --directory --owner headstart --group headstart /workspace /prefect /predictions
 COPY --from=dependencies /opt/headstart /opt/headstart
 COPY --from=code /code /opt/headstart
+# The server copies its pages to where it can write; by default that is beside its code, and then there are none.
 ENV PATH=/opt/headstart/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     DO_NOT_TRACK=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_HOME=/prefect \
+    PREFECT_SERVER_UI_STATIC_DIRECTORY=/tmp/prefect-ui \
     HEADSTART_HOME=/workspace
 # By number: Kubernetes' runAsNonRoot cannot check a name.
 USER 1000:1000
