@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
@@ -33,6 +34,8 @@ FILE = "prefect.yaml"
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENT_SECONDS = 3 * HEARTBEAT_SECONDS  # then a run is dead
 BEGIN_SECONDS = 300  # a process takes 5 to 10 on a quiet machine, and Prefect keeps its place for so long
+
+BY_HAND = "ui-"  # how the slug begins of a schedule that was made in the UI
 
 POOLS = {
     "cpu": "Onboarding, refreshing, predicting, and the care of the workspace.",
@@ -78,12 +81,15 @@ def deploy_all(url: str, file: str | None = None) -> dict[str, Any]:
     with explained(url), get_client(sync_client=True) as client:
         pools = [_make_pool(client, name, description) for name, description in POOLS.items()]
         before = {deployment.id for deployment in _our_deployments(client)}
+        _name_schedules(client)
         _apply(url, path)
+        gone = _delete_dropped_schedules(client, path)
         return {
             "server": hide_password(url),
             "file": str(path),
             "pools": pools,
             "deployments": [_row(client, deployment, before) for deployment in _our_deployments(client)],
+            "deleted_schedules": gone,
             "automations": [_put(client, _crashing(*row)) for row in LOST_RUNS],
         }
 
@@ -108,6 +114,37 @@ def _apply(url: str, path: Path) -> None:
     if done.returncode:
         said = " ".join(re.sub(r"[^\x20-\x7e]+", " ", f"{done.stdout} {done.stderr}").split())
         raise ConflictError(f"Prefect could not deploy {path}: {said[-600:]}")
+
+
+def _name_schedules(client: SyncPrefectClient) -> None:
+    """Give the schedules that were made in the UI a slug: if one has none, Prefect's own command deletes them all."""
+    for found in _our_deployments(client):
+        for schedule in found.schedules:
+            if not schedule.slug:
+                client.request(
+                    "PATCH",
+                    "/deployments/{id}/schedules/{schedule_id}",
+                    path_params={"id": found.id, "schedule_id": schedule.id},
+                    # parameters that are not sent become none
+                    json={"slug": f"{BY_HAND}{schedule.id.hex[:8]}", "parameters": schedule.parameters},
+                )
+
+
+def _delete_dropped_schedules(client: SyncPrefectClient, path: Path) -> list[str]:
+    """Delete the schedules of the file's deployments that the file has no more, which Prefect's own command keeps."""
+    wanted = {
+        (row["entrypoint"], row["name"]): {schedule.get("slug") for schedule in row.get("schedules") or []}
+        for row in yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+    }
+    gone = []
+    for found in _our_deployments(client):
+        kept = wanted.get((found.entrypoint or "", found.name))
+        for schedule in found.schedules:
+            slug = schedule.slug or ""
+            if kept is not None and slug not in kept and not slug.startswith(BY_HAND):
+                client.delete_deployment_schedule(found.id, schedule.id)
+                gone.append(f"{found.name}/{slug}")
+    return gone
 
 
 def _our_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SILENT_SECONDS = 120.0  # four heartbeats
 STUCK_SECONDS = 600.0  # of a run that is beginning or being cancelled
 LATE_SECONDS = 600.0
-# a cancelled one stays Cancelling where its worker is gone, and Prefect's UI changes the state of ended runs only
-LOST = "Its worker was lost. The automations end such runs within minutes; if it stays: prefect flow-run delete"
+# ours end those that ran or began; Prefect's own service ends one that has been Cancelling for five minutes
+LOST = "Its worker was lost. The server ends such runs within minutes; if it stays: prefect flow-run delete"
 
 
 def check_runs(state: ServerState) -> list[Check]:

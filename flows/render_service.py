@@ -20,6 +20,8 @@ def deployed(document: Mapping[str, Any]) -> None:
         say(f"deployment {row['name']} on {row['pool']}{limit}: {row['done']}")
         for schedule in row["schedules"]:
             say(f"  schedule {schedule['slug']}: {schedule['when']}{'' if schedule['active'] else ', paused'}")
+    for name in document["deleted_schedules"]:
+        say(f"schedule {name}: deleted, the file has it no more")
     for row in document["automations"]:
         say(f"automation {row['name']}: {row['done']}")
     for pool in document["pools"]:

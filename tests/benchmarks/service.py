@@ -1,8 +1,13 @@
-"""What the service costs: the same onboarding through a server and a worker, and by the command line."""
+"""What the service costs: the same onboarding through a server and a worker, and by the command line.
+
+And what a run leaves in the server's database, which is SQLite here.
+"""
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -31,11 +36,13 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
     by_worker: list[dict[str, float]] = []
     (scratch / "service").mkdir()
     with Server(scratch / "service") as server:
+        before = _kilobytes(scratch / "service")
         for _ in range(NUM_RUNS):
             began = time.monotonic()
             server.command("onboard", str(photos), "--workspace", str(scratch / f"command-{next(numbers)}"))
             by_command.append(time.monotonic() - began)
             by_worker.append(_through_worker(server, photos, scratch / f"worker-{next(numbers)}"))
+        after = _kilobytes(scratch / "service")
     whole = median(run["whole"] for run in by_worker)
     rows = [
         row(f"onboarding of {NUM_IMAGES} photos by the command line, seconds", median(by_command), ""),
@@ -44,6 +51,9 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
     ]
     for part, meaning in PARTS.items():
         rows.append(row(f"  {part}: {meaning}", median(run[part] for run in by_worker), ""))
+    meanings = {"events": "events, kept for a week", "rest": "the run with its logs and artifacts, kept for a year"}
+    for part, meaning in meanings.items():
+        rows.append(row(f"database, KB a run: {meaning}", (after[part] - before[part]) / NUM_RUNS, ""))
     return rows
 
 
@@ -64,3 +74,15 @@ def _through_worker(server: Server, photos: Path, workspace: Path) -> dict[str, 
         "working": ended - running,
         "ending": time.time() - ended,
     }
+
+
+def _kilobytes(folder: Path) -> dict[str, float]:
+    """Measure what the server's database holds, indexes included."""
+    with closing(sqlite3.connect(f"file:{folder / 'prefect' / 'prefect.db'}?mode=ro", uri=True)) as database:
+        pages = database.execute(
+            "SELECT tbl_name LIKE '%event%', SUM(pgsize) FROM dbstat JOIN sqlite_master USING (name) GROUP BY 1"
+        ).fetchall()
+    found = {"rest": 0.0, "events": 0.0}
+    for is_event, num_bytes in pages:
+        found["events" if is_event else "rest"] = num_bytes / 1e3
+    return found

@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from urllib.request import Request, urlopen
+from uuid import UUID
 
 import pytest
 
@@ -54,6 +55,55 @@ def test_a_second_time_nothing_is_made_again_and_what_was_paused_stays_paused(de
         assert len(client.read_automations_by_name(name)) == 1
     (after,) = client.read_deployment_by_name("gc/gc").schedules
     assert (after.id, after.active, after.parameters) == (schedule.id, False, schedule.parameters)
+
+
+@pytest.mark.parametrize("name", ["predict-batch/predict-batch", "refresh/refresh"])
+def test_a_schedule_that_was_made_in_the_ui_stays_as_it_was(deployed, client, name):
+    from flows.deploy import deploy_all
+
+    deployment = client.read_deployment_by_name(name)
+    others = {row.id for row in deployment.schedules}
+    made = make_in_ui(deployed["server"], deployment.id)
+    try:
+        for _ in range(2):
+            assert deploy_all(deployed["server"])["deleted_schedules"] == []
+            schedules = client.read_deployment_by_name(name).schedules
+            assert {row.id for row in schedules} == {*others, UUID(made["id"])}
+            (after,) = (row for row in schedules if row.id not in others)
+            assert (after.active, after.parameters) == (False, made["parameters"])
+            assert (after.schedule.interval, after.schedule.timezone) == (timedelta(minutes=15), "Europe/Vienna")
+    finally:
+        client.delete_deployment_schedule(deployment.id, made["id"])
+
+
+def make_in_ui(server, deployment):
+    """Make a paused schedule as the UI makes it: without a slug."""
+    params = {"params": {"model": "flowers", "folder": "/pictures/inbox", "output": "/pictures/inbox.csv"}}
+    body = {"active": False, "schedule": {"interval": 900, "timezone": "Europe/Vienna"}, "parameters": params}
+    url = f"{server}/deployments/{deployment}/schedules"
+    with urlopen(Request(url, json.dumps([body]).encode(), {"content-type": "application/json"})) as answer:
+        (made,) = json.load(answer)
+    return made
+
+
+def test_a_schedule_that_the_file_has_no_more_is_deleted(deployed, tmp_path):
+    from flows.deploy import deploy_all
+
+    file = tmp_path / "prefect.yaml"
+    file.write_text((ROOT / "prefect.yaml").read_text().replace("slug: nightly", "slug: at-night"))
+    try:
+        second = deploy_all(deployed["server"], str(file))
+        assert second["deleted_schedules"] == ["refresh/nightly"]
+        assert slugs(second) == ["at-night"]
+    finally:
+        third = deploy_all(deployed["server"])
+    assert third["deleted_schedules"] == ["refresh/at-night"]
+    assert slugs(third) == ["nightly"]
+
+
+def slugs(document):
+    (refresh,) = (row for row in document["deployments"] if row["name"] == "refresh/refresh")
+    return [row["slug"] for row in refresh["schedules"]]
 
 
 def test_a_schedule_has_its_time_zone_and_its_parameters(deployed, client):
