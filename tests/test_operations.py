@@ -190,7 +190,7 @@ class Host:
     def close(self):
         for process in (*self._running.values(), self._shell):
             process.kill()
-            process.wait()
+            process.communicate()
 
     def moved(self, text):
         """Move what a text names below the folder, and let it be done without being root."""
