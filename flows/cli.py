@@ -277,6 +277,14 @@ def gc(
         str | None,
         typer.Option("--max-size", metavar="SIZE", help="Only the oldest, until the workspace is below it, as 20GB."),
     ] = None,
+    keep_versions: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-versions",
+            min=1,
+            help="Also versions of models that do not serve, but for so many of the newest (default: all stay).",
+        ),
+    ] = None,
     grace: Annotated[str, typer.Option("--grace", metavar="SPAN", help="Nothing younger is ever touched.")] = "24h",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -285,7 +293,7 @@ def gc(
     from flows import maintenance, render
 
     limits = maintenance.parse_limits(older_than, max_size, grace)
-    document = maintenance.gc(str(workspace_root(workspace)), limits, delete)
+    document = maintenance.gc(str(workspace_root(workspace)), limits, delete, keep_versions)
     render.json_object(document) if json else render.collected(document)
 
 

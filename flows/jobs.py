@@ -209,7 +209,7 @@ def gc(params: GcParams = GcParams()) -> State[Any]:  # noqa: B008  the form's d
     def work() -> tuple[str, dict[str, Any]]:
         fields = params.fields()
         limits = maintenance.parse_limits(fields["older_than"], fields["max_size"], fields["grace"])
-        document = maintenance.gc(fields["workspace"], limits, fields["delete"])
+        document = maintenance.gc(fields["workspace"], limits, fields["delete"], fields["keep_versions"])
         show_rows(run.showcase, "garbage", "workspace", "What nothing needs", document["garbage"])
         done = "removed" if fields["delete"] else "could go"
         return f"{len(document['garbage']):,} items of {document['num_bytes'] / 1e6:,.0f} MB {done}.", document

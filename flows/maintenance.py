@@ -5,24 +5,27 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 from flows.backbone import backbone_files, engine_id, list_backbones, load_engine
 from flows.prediction import classifier_engine_id
+from flows.serving import list_heads
 from pipeline.canary import TOLERANCE, row_differences
 from pipeline.engine_files import MOMENTS_FILE, TAPS_FILE
-from pipeline.errors import UsageError
+from pipeline.errors import NotFoundError, UsageError
 from pipeline.fingerprint import digest
 from pipeline.types import BackboneSpec, Digest, Image, Progress, Space
 from storage.features import FeatureStore
 from storage.garbage import Limits, collect
+from storage.jobs import list_folders, read_document
 from storage.manifests import read_manifest
-from storage.models import list_models
+from storage.models import find_serving, list_models, serving_version
 from storage.verification import LEFT, Finding, Verification
 from storage.workspace import Workspace
 
@@ -190,12 +193,19 @@ def parse_limits(older_than: str, max_size: str | None, grace: str) -> Limits:
     return Limits(parse_seconds(grace), parse_seconds(older_than), parse_bytes(max_size) if max_size else None)
 
 
-def gc(workspace_root: str, limits: Limits, delete: bool) -> dict[str, Any]:
-    """Find, and with `delete` remove, what no dataset or model needs; returns what `headstart gc --json` prints."""
+def gc(workspace_root: str, limits: Limits, delete: bool, keep_versions: int | None = None) -> dict[str, Any]:
+    """Find, and with `delete` remove, what no dataset or model needs; returns what `headstart gc --json` prints.
+
+    Parameters
+    ----------
+    keep_versions
+        How many of the newest heads and networks of each model stay, beside those that serve; None: all.
+    """
     workspace = Workspace.open(workspace_root, create=False)
     engines = {engine_id(spec) for spec in list_backbones(workspace)}
     engines |= {classifier_engine_id(ref) for ref in list_models(workspace) if "files" in ref.record}
-    collected = collect(workspace, engines, limits, delete)
+    superseded = _find_superseded(workspace, keep_versions) if keep_versions else []
+    collected = collect(workspace, engines, limits, delete, superseded)
     return {
         "workspace": workspace_root,
         "deleted": delete,
@@ -214,3 +224,29 @@ def gc(workspace_root: str, limits: Limits, delete: bool) -> dict[str, Any]:
         ],
         "left_alone": list(collected.left_alone),
     }
+
+
+def _find_superseded(workspace: Workspace, num_kept: int) -> list[Path]:
+    """Find the versions of all models that have `num_kept` newer ones of their kind, head or fine-tuned network.
+
+    Not one that serves or served before it, nor one that a job starts from.
+    """
+    found = []
+    wanted = _find_started_from(workspace)
+    for name, refs in groupby(list_models(workspace), lambda ref: ref.name):
+        heads = list_heads(workspace, name)
+        networks = [ref for ref in refs if ref not in heads]
+        serving = find_serving(workspace, name)
+        wanted |= {(name, serving_version(workspace, name)), (name, serving.previous if serving else None)}
+        found += [*heads[:-num_kept], *networks[:-num_kept]]
+    return [Path(ref.path) for ref in found if (ref.name, ref.version) not in wanted]
+
+
+def _find_started_from(workspace: Workspace) -> set[tuple[str, int | None]]:
+    """Name and version of the heads that jobs start from."""
+    wanted: set[tuple[str, int | None]] = set()
+    for folder in list_folders(workspace):
+        with suppress(NotFoundError):  # it ended before it had begun
+            asked = read_document(folder / "job.json")
+            wanted.add((asked["dataset"], asked["head_version"]))
+    return wanted

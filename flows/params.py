@@ -250,6 +250,12 @@ class GcParams(FlowParams):
         pattern=FILE_SIZE,
         description="Only the oldest, until the workspace is below it, as 20GB.",
     )
+    keep_versions: int | None = Field(
+        default=None,
+        title="Keep versions",
+        ge=1,
+        description="Also versions of models that do not serve, but for so many of the newest. Empty: all stay.",
+    )
     grace: str = Field(default="24h", title="Grace", pattern=SPAN, description="Nothing younger is ever touched.")
     workspace: str | None = WORKSPACE
 

@@ -271,6 +271,15 @@ def publish_folder(scratch: Path, final: Path, fs: Fs) -> bool:
     return True
 
 
+def remove_at_once(path: Path, staging: Path, fs: Fs) -> None:
+    """Remove a folder, or a file, that is never seen in part: it loses its name first."""
+    going = staging / f".{uuid4().hex}.part"  # swept there, if this process ends early
+    make_folder(staging, fs)
+    fs.rename(path, going)
+    with suppress(FileNotFoundError):  # swept
+        fs.remove_tree(going)
+
+
 def sweep(staging: Path, fs: Fs, grace_seconds: float = GRACE_SECONDS) -> None:
     """Remove what dead processes left in staging."""
     for path in abandoned(staging, grace_seconds):

@@ -5,6 +5,8 @@ fine-tuning job names.
 What is needed is read strictly: one manifest or record that cannot be read, and nothing is removed. Rows are told
 apart by the shards themselves, not by the catalog.
 
+What only a version that goes had needed goes the next time.
+
 Every space is locked before manifests are read, so that a run which starts meanwhile waits, and then finds missing
 what was removed. At every step of a removal the needed rows are in a complete shard on disk.
 """
@@ -29,12 +31,12 @@ from storage.catalog import Catalog, ShardRow
 from storage.engines import list_engines
 from storage.jobs import is_running, last_written, list_folders, read_document, remove_job
 from storage.manifests import find_dataset, read_manifest
-from storage.models import list_versions, read_ref
+from storage.models import list_versions, read_ref, remove_version
 from storage.spaces import read_space
 from storage.usage import alone
 from storage.workspace import Workspace
 
-Kind = Literal["shard", "manifest", "engine", "job", "quarantine", "staging"]
+Kind = Literal["shard", "manifest", "model", "engine", "job", "quarantine", "staging"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,17 @@ class _Needed(NamedTuple):
     manifests: set[Path]
 
 
-def collect(workspace: Workspace, engines: Collection[str], limits: Limits, delete: bool) -> Collected:
+def collect(
+    workspace: Workspace, engines: Collection[str], limits: Limits, delete: bool, superseded: Collection[Path] = ()
+) -> Collected:
     """Find what nothing needs and, with `delete`, remove it.
 
     Parameters
     ----------
     engines
         Ids of the compiled networks that can still be used.
+    superseded
+        Folders of models' versions that may go.
 
     Raises
     ------
@@ -92,6 +98,7 @@ def collect(workspace: Workspace, engines: Collection[str], limits: Limits, dele
                 *(item for space in spaces for item in _find_rows(workspace, space, needed.digests)),
                 # a run that is going on may be about to name an old manifest in its model's record
                 *(() if left_alone else _find_manifests(workspace, needed.manifests)),
+                *(_garbage("model", folder, "superseded by newer versions") for folder in superseded),
                 *_find_engines(workspace, engines),
                 *_find_jobs(workspace),
                 *_find_leftovers(workspace, limits.grace_seconds),
@@ -283,6 +290,8 @@ def _remove(workspace: Workspace, catalog: Catalog, item: Garbage, needed: Colle
         _remove_rows(workspace, catalog, item.space, item.path, needed)
     elif item.kind == "staging":
         sweep(workspace.staging, workspace.stage.fs, limits.grace_seconds)
+    elif item.kind == "model":
+        remove_version(workspace, item.path)
     elif item.kind == "job":
         with explained(item.path):
             remove_job(workspace, item.path, item.written)

@@ -21,12 +21,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
-from storage.atomic import Fs, explained, make_folder, read_json, write_json, write_whole
+from storage.atomic import Fs, explained, make_folder, read_json, remove_at_once, write_json, write_whole
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -186,16 +185,11 @@ def remove_job(workspace: Workspace, path: Path, written: float) -> None:
 
     It goes under its name at once, so that a job is never found in part, nor begun in a folder that is going.
     """
-    fs, staging = workspace.stage.fs, workspace.staging
-    going = staging / f".{uuid4().hex}.part"  # swept there, if this process ends early
     if not path.exists():
         return
     with _locked(workspace, path.relative_to(workspace.jobs).parts[0]) as free, explained(path):
         if free and last_written(path) <= written:
-            make_folder(staging, fs)
-            fs.rename(path, going)
-            with suppress(FileNotFoundError):  # swept
-                fs.remove_tree(going)
+            remove_at_once(path, workspace.staging, workspace.stage.fs)
 
 
 def request_cancel(workspace: Workspace, job_id: str) -> bool:

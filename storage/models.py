@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.errors import ConflictError, DamagedError, HeadstartError, NotFoundError
 from pipeline.types import ModelRef
-from storage.atomic import explained, make_folder, publish_folder, read_json, scratch_folder, write_json
+from storage.atomic import explained, make_folder, publish_folder, read_json, remove_at_once, scratch_folder, write_json
 from storage.manifests import parse_dataset_name
 from storage.sealed import changed_files, hash_files
 from storage.usage import alone
@@ -251,6 +251,13 @@ def one_at_a_time(workspace: Workspace, name: str) -> Iterator[None]:
         with suppress(ConflictError):
             held.enter_context(alone(folder, wait=True))
         yield
+
+
+def remove_version(workspace: Workspace, folder: Path) -> None:
+    """Remove a version; not while another is being made or promoted, nor the one that serves."""
+    with explained(folder), alone(folder.parent) as free:
+        if free and folder != workspace.model(folder.parent.name, serving_version(workspace, folder.parent.name) or 0):
+            remove_at_once(folder, workspace.staging, workspace.stage.fs)
 
 
 def _write_serving(workspace: Workspace, name: str, serving: Serving) -> None:

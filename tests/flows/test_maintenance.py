@@ -16,7 +16,9 @@ from pipeline.errors import UsageError
 from pipeline.types import FeatureBlock
 from storage.features import FeatureStore
 from storage.garbage import Limits
+from storage.jobs import running
 from storage.manifests import read_manifest
+from storage.models import get_model, list_models, new_version, promote
 from storage.workspace import Workspace
 
 
@@ -179,3 +181,36 @@ def test_what_nothing_needs_is_named_first_and_removed_when_asked(headstart, mov
     assert headstart("verify", *workspace).code == 0
     document = run_step(steps.onboard, moved)
     assert (document["features"]["num_images"], document["features"]["num_computed"]) == (12, 0)
+
+
+@pytest.mark.heavy
+def test_versions_that_do_not_serve_go_where_a_number_to_keep_is_given(headstart, moved):
+    """Heads 1 to 5, networks 6 and 7: 2 serves, 1 did before, a job starts from 3."""
+    workspace = Workspace.open(moved.workspace)
+    sealed = get_model(workspace, "shapes@1").record
+    record = {key: sealed[key] for key in sealed.keys() - {"format", "version", "checksum"}}
+    for number in range(2, 8):
+        with new_version(workspace, "shapes") as version:
+            (version.folder / "model.keras").write_bytes(b"%d" % number)
+            version.record = {**record, **({"finetune": {}} if number > 5 else {})}
+    promote(workspace, "shapes", 2, "It is better.")
+    with running(workspace, "job", {"dataset": "shapes", "head_version": 3, **asked_of(record)}):
+        pass
+
+    arguments = ("gc", "--grace", "0s", "--json", "--workspace", moved.workspace)
+    assert models_in(headstart(*arguments)) == []
+    assert models_in(headstart(*arguments, "--keep-versions", "2")) == []
+    removed = headstart(*arguments, "--keep-versions", "1", "--delete")
+    assert models_in(removed) == ["models/shapes/4", "models/shapes/6"]
+    assert [ref.version for ref in list_models(workspace)] == [1, 2, 3, 5, 7]
+    assert models_in(headstart(*arguments, "--keep-versions", "1")) == []
+    assert headstart("verify", "--workspace", moved.workspace).code == 0
+
+
+def asked_of(record):
+    return {"fingerprint": record["data"]["fingerprint"], "case": 3, "epochs": 1, "num_train": 1}
+
+
+def models_in(found):
+    assert found.code == 0, found.stderr
+    return sorted(item["path"] for item in json.loads(found.stdout)["garbage"] if item["kind"] == "model")

@@ -24,7 +24,7 @@ from storage.engines import new_engine
 from storage.features import FeatureStore
 from storage.garbage import Limits, collect
 from storage.manifests import write_manifest
-from storage.models import new_version
+from storage.models import check_bundle, list_versions, new_version, one_at_a_time, promote, read_ref
 from storage.verification import Verification
 from storage.workspace import Workspace
 from tests.factories import age
@@ -387,3 +387,60 @@ def test_a_removal_that_ends_at_any_call_has_lost_nothing_and_can_be_run_again(p
         collect(Workspace.open(root), [], Limits(), delete=True)
         assert stored(Workspace.open(root)) == list(range(6))
     assert k > 7
+
+
+# ── versions of models ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_superseded_version_goes_and_what_only_it_needed_goes_the_next_time(workspace, manifest_of, stored):
+    for numbers in (range(6, 9), range(6)):
+        write_manifest(workspace, manifest_of(numbers))
+        save_model(workspace, manifest_of(numbers))
+    old = workspace.model("pets", 1)
+    set_age(old, 2)
+    first = collect(workspace, [], Limits(), delete=True, superseded=[old])
+    assert "model" in kinds(first)
+    assert (old.exists(), stored(workspace)) == (False, list(range(9)))
+    collect(workspace, [], Limits(grace_seconds=0), delete=True)
+    assert stored(workspace) == list(range(6))
+    assert list_versions(workspace) == [workspace.model("pets", 2)]
+
+
+def test_a_version_that_serves_or_is_just_being_made_stays(workspace, manifest_of):
+    for _ in range(2):
+        save_model(workspace, manifest_of(range(6)))
+    old = workspace.model("pets", 1)
+    set_age(old, 2)
+    with one_at_a_time(workspace, "pets"):
+        collect(workspace, [], Limits(), delete=True, superseded=[old])
+    assert old.exists()
+    promote(workspace, "pets", 1, "chosen meanwhile")
+    collect(workspace, [], Limits(), delete=True, superseded=[old])
+    assert old.exists()
+
+
+def test_a_young_version_stays(workspace, manifest_of):
+    for _ in range(2):
+        save_model(workspace, manifest_of(range(6)))
+    assert "model" not in kinds(collect(workspace, [], Limits(), delete=True, superseded=[workspace.model("pets", 1)]))
+
+
+@pytest.mark.parametrize("error", [Death(), OSError(errno.EIO, "Input/output error")])
+def test_a_version_is_never_found_in_part(pristine, tmp_path, manifest_of, error):
+    for k in count(1):
+        root = shutil.copytree(pristine, tmp_path / str(k))
+        for _ in range(2):
+            save_model(Workspace.open(root), manifest_of(range(6)))
+        set_age(root / "models" / "pets" / "1", 2)
+        disk = FaultyDisk(0, error)
+        workspace = Workspace.open(root, fs=disk)
+        disk.fail_at = disk.num_calls + k
+        try:
+            collect(workspace, [], Limits(), delete=True, superseded=[workspace.model("pets", 1)])
+        except (Death, ConflictError):
+            disk.end_process()
+        else:
+            break  # there is no k-th call
+        for folder in list_versions(Workspace.open(root)):
+            check_bundle(read_ref(folder))
+    assert k > 9
