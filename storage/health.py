@@ -14,6 +14,7 @@ from uuid import uuid4
 from pipeline.fingerprint import DIGEST_BYTES
 from storage.atomic import explained, make_folder
 from storage.claims import STALE_SECONDS
+from storage.usage import is_locked
 from storage.workspace import Workspace
 
 LOCKS_FILE = Path("/proc/locks")  # Linux; elsewhere nobody can be named
@@ -78,18 +79,6 @@ def locks_after_writing(workspace: Workspace) -> bool:
         finally:
             os.close(descriptor)
             fs.unlink(probe)
-
-
-def is_locked(path: Path) -> bool:
-    """Tell whether some process keeps others out of a file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def list_claims(workspace: Workspace) -> list[ClaimState]:

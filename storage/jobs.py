@@ -26,6 +26,7 @@ import numpy as np
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from storage.atomic import Fs, explained, make_folder, read_json, remove_at_once, write_json, write_whole
+from storage.usage import is_locked
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -277,16 +278,9 @@ def _state(workspace: Workspace, job_id: str) -> JobState:
 def is_running(workspace: Workspace, job_id: str) -> bool:
     """Tell whether some process holds a job's lock."""
     try:
-        descriptor = os.open(workspace.job(job_id) / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        return is_locked(workspace.job(job_id) / "lock")
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _write(workspace: Workspace, job_id: str, document: str, value: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Who has a space open, so that nothing in use is removed.
+"""Who has a space open, so that nothing in use is removed; whether a file is locked.
 
 Every open store holds a shared lock on its space's folder, which ends with the process, however that ends; what
 removes things takes the exclusive one, and leaves alone what it does not get.
@@ -73,6 +73,18 @@ def alone(folder: Path, wait: bool = False) -> Iterator[bool]:
         yield free
     finally:
         os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether some process keeps others out of a file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _lock_shared(descriptor: int, folder: Path) -> None:

@@ -14,8 +14,9 @@ from pipeline.errors import ConflictError
 from storage import health
 from storage.atomic import Fs
 from storage.claims import Claims
-from storage.health import find_holders, is_locked, list_claims, list_lockable, locks_after_writing, measure_room
+from storage.health import find_holders, list_claims, list_lockable, locks_after_writing, measure_room
 from storage.jobs import running
+from storage.usage import is_locked
 from storage.workspace import Workspace
 
 HOLD = """
