@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,12 @@ from tests import factories
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"  # real datasets, where somebody keeps them beside the repository
+
+
+# What runs in the background of a shell without job control ignores Ctrl-C, and so does all that it starts: our commands,
+# which are interrupted here, and Prefect's workers, which stop themselves by that signal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
