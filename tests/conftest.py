@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"  # real datasets, where somebody keeps them beside the repository
 
 
-# What runs in the background of a shell without job control ignores Ctrl-C, and so does all that it starts: our commands,
-# which are interrupted here, and Prefect's workers, which stop themselves by that signal.
+# What runs in the background of a shell without job control ignores Ctrl-C, and so does all that it starts: commands of
+# ours, which are interrupted here, and Prefect's workers, which stop themselves by that signal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
