@@ -70,7 +70,7 @@ def hold_containers(words):
     if verb in ("exec", "run"):
         service, program, *arguments = rest
         assert service in SERVICES
-        assert program in ("headstart", "tar", "pg_dump", "pg_restore")
+        assert program in ("headstart", "prefect", "tar", "pg_dump", "pg_restore")
         assert program != "headstart" or arguments[0] in COMMANDS
         mounted = [re.sub(r":ro$", "", volume).rpartition(":")[2] for volume in SERVICES[service]["volumes"]]
         for word in arguments:
