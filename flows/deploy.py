@@ -35,6 +35,7 @@ HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENT_SECONDS = 3 * HEARTBEAT_SECONDS  # then a run is dead
 BEGIN_SECONDS = 300  # a process takes 5 to 10 on a quiet machine, and Prefect keeps its place for so long
 
+Slugs = dict[tuple[str, str], set[str]]  # of the schedules of a deployment, by its entrypoint and name
 BY_HAND = "ui-"  # how the slug begins of a schedule that was made in the UI
 
 POOLS = {
@@ -75,15 +76,16 @@ def deploy_all(url: str, file: str | None = None) -> dict[str, Any]:
     NotFoundError
         There is no such file.
     ConflictError
-        The server refuses something.
+        The file is not as it should be, and nothing was done; or the server refuses something.
     """
     path = _find_file(file)
+    slugs = _read_slugs(path)
     with explained(url), get_client(sync_client=True) as client:
         pools = [_make_pool(client, name, description) for name, description in POOLS.items()]
         before = {deployment.id for deployment in _our_deployments(client)}
         _name_schedules(client)
         _apply(url, path)
-        gone = _delete_dropped_schedules(client, path)
+        gone = _delete_dropped_schedules(client, slugs)
         return {
             "server": hide_password(url),
             "file": str(path),
@@ -102,6 +104,24 @@ def _find_file(file: str | None) -> Path:
         if place.is_file():
             return place
     raise NotFoundError(f"There is no file {places[-1]}. Name one with --file; see {FILE} of headstart.")
+
+
+def _read_slugs(path: Path) -> Slugs:
+    """Read how the schedules of every deployment are called in a file."""
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        slugs = {
+            (row["entrypoint"], row["name"]): {schedule["slug"] for schedule in row.get("schedules") or []}
+            for row in rows
+        }
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConflictError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConflictError(
+            f"{path} cannot be deployed ({type(error).__name__}: {error}). Wanted: `deployments`, each with `name` and "
+            f"`entrypoint`, and with a `slug` in each of its `schedules`, as in the {FILE} of headstart."
+        ) from error
+    return slugs
 
 
 def _apply(url: str, path: Path) -> None:
@@ -130,17 +150,13 @@ def _name_schedules(client: SyncPrefectClient) -> None:
                 )
 
 
-def _delete_dropped_schedules(client: SyncPrefectClient, path: Path) -> list[str]:
+def _delete_dropped_schedules(client: SyncPrefectClient, slugs: Slugs) -> list[str]:
     """Delete the schedules of the file's deployments that the file has no more, which Prefect's own command keeps."""
-    wanted = {
-        (row["entrypoint"], row["name"]): {schedule.get("slug") for schedule in row.get("schedules") or []}
-        for row in yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
-    }
     gone = []
     for found in _our_deployments(client):
-        kept = wanted.get((found.entrypoint or "", found.name))
+        kept = slugs.get((found.entrypoint or "", found.name))
         for schedule in found.schedules:
-            slug = schedule.slug or ""
+            slug = schedule.slug or BY_HAND
             if kept is not None and slug not in kept and not slug.startswith(BY_HAND):
                 client.delete_deployment_schedule(found.id, schedule.id)
                 gone.append(f"{found.name}/{slug}")

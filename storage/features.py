@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from pipeline.errors import ConflictError, DamagedError, NotFoundError, UnknownNameError
+from pipeline.errors import DamagedError, NotFoundError, UnknownNameError
 from pipeline.fingerprint import DIGEST_BYTES, fingerprint
 from pipeline.types import Array, Digest, FeatureBlock, Space
 from storage.atomic import write_once, write_whole
 from storage.catalog import Catalog, ShardRow, State
+from storage.committing import CommittedAtEnd
 from storage.index import Indices, KeyIndex
 from storage.spaces import check_space, write_space
 from storage.usage import Usage
@@ -46,7 +46,7 @@ class _Pending(NamedTuple):
     rejected: tuple[tuple[Digest, str], ...]
 
 
-class FeatureStore:
+class FeatureStore(CommittedAtEnd):
     """The features of one space. Any number of processes may write; an object belongs to one thread.
 
     As long as it lives, nothing is removed from its space.
@@ -188,19 +188,6 @@ class FeatureStore:
         self._usage.begin()  # the folder is there now
         write_whole(self._workspace.shard(self.space.id, name), image, self._workspace.stage, mode=0o444)
         return ShardRow(name, len(digests), len(image), b"".join(digests))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.commit()
-        except ConflictError:
-            if error is None:
-                raise
-            log.exception("the last rows could not be committed")  # what stopped us first is the news
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
 

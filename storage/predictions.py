@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from sys import intern
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from pipeline.fingerprint import fingerprint
 from storage.atomic import explained, make_folder, parse_json, read_json, sealed, unsealed, write_json, write_whole
+from storage.committing import CommittedAtEnd
 from storage.usage import alone
 from storage.workspace import Workspace
 
@@ -113,7 +113,7 @@ def _claim(workspace: Workspace, place: Path, folder: Path, output: Path) -> Non
         )
 
 
-class Ledger:
+class Ledger(CommittedAtEnd):
     """The rows of one output. As a context manager it commits when the block ends, also on an error or Ctrl-C."""
 
     def __init__(self, workspace: Workspace, place: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -165,19 +165,6 @@ class Ledger:
             with explained(path), suppress(FileNotFoundError):
                 self._workspace.stage.fs.unlink(path)
             self._parts.remove(path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.commit()
-        except ConflictError:
-            if error is None:
-                raise
-            log.exception("the last rows could not be committed")  # what stopped us first is the news
 
 
 # ── parts ────────────────────────────────────────────────────────────────────────────────────────

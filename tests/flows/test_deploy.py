@@ -167,3 +167,23 @@ def test_a_file_that_is_not_there_or_cannot_be_applied_is_an_error_that_names_it
     own.write_text("deployments: [{name: own, entrypoint: flows.jobs.absent, work_pool: {name: cpu}}]\npull: []\n")
     with pytest.raises(ConflictError, match=r"could not deploy .*own.yaml: .*absent"):
         deploy_all(deployed["server"], str(own))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("deployments: [", "is no YAML: while parsing"),
+        ("deployment: []", "KeyError: 'deployments'"),
+        ("- a list", "TypeError"),
+        ("deployments: [{name: gc, entrypoint: flows.jobs.gc, schedules: [{interval: 9}]}]", "KeyError: 'slug'"),
+    ],
+)
+def test_a_file_that_is_not_as_it_should_be_is_told_before_anything_is_done(deployed, client, tmp_path, text, said):
+    from flows.deploy import deploy_all
+
+    own = tmp_path / "own.yaml"
+    own.write_text(text)
+    before = client.read_deployment_by_name("gc/gc").updated
+    with pytest.raises(ConflictError, match=rf"own\.yaml .*{said}"):
+        deploy_all(deployed["server"], str(own))
+    assert client.read_deployment_by_name("gc/gc").updated == before

@@ -1,0 +1,33 @@
+"""What is written in a block counts when the block ends."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+from pipeline.errors import ConflictError
+
+log = logging.getLogger(__name__)
+
+
+class CommittedAtEnd(ABC):
+    """A context manager that commits, also after an error: what was done until then is done."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make everything count that was written until now."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.commit()
+        except ConflictError:
+            if error is None:
+                raise
+            log.exception("the last rows could not be committed")  # what stopped us first is the news
