@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import NotFoundError
-from storage.atomic import REAL, Fs, Stage, explained, make_folder, read_json, to_json, write_once, write_whole
+from storage.disk.atomic import REAL, Fs, Stage, explained, make_folder, read_json, to_json, write_once, write_whole
 
 FORMAT = "headstart.workspace"
 VERSION = 1

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.backbones import get_backbone
+from pipeline.backbones.table import get_backbone
 from tests import factories
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +74,7 @@ HEAVY = ("tensorflow", "keras", "openvino", "sklearn", "scipy", "prefect", "h5py
 DRIVER = f"""
 import atexit, sys
 atexit.register(lambda: print("loaded:", *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr))
-from flows.cli import main
+from flows.cli.app import main
 sys.argv[0] = "headstart"
 main()
 """
@@ -120,7 +120,7 @@ def spec():
 @pytest.fixture(scope="session")
 def backbone(spec):
     """The default backbone in Keras."""
-    from pipeline.networks import load_backbone
+    from pipeline.backbones.networks import load_backbone
 
     return load_backbone(spec)
 
@@ -128,7 +128,7 @@ def backbone(spec):
 @pytest.fixture(scope="session")
 def engine_folder(spec, tmp_path_factory):
     """The default backbone as OpenVINO files."""
-    from pipeline.conversion import convert_backbone
+    from pipeline.engine.conversion import convert_backbone
 
     folder = tmp_path_factory.mktemp("engine")
     convert_backbone(spec, folder)
@@ -138,7 +138,7 @@ def engine_folder(spec, tmp_path_factory):
 @pytest.fixture(scope="session")
 def engine(engine_folder):
     """The compiled network of all taps."""
-    from pipeline.engine import Engine
-    from pipeline.engine_files import TAPS_FILE
+    from pipeline.engine.files import TAPS_FILE
+    from pipeline.engine.openvino_engine import Engine
 
     return Engine.load(engine_folder / TAPS_FILE)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from pipeline.decision import Plan, Similarity, Size
-from pipeline.manifest import Picture
+from pipeline.dataset.manifest import Picture
+from pipeline.decision.nouns import Plan, Similarity, Size
 from pipeline.types import FeatureBlock, FileEntry, Head, HeadTap, Image, Manifest, Recipe, Rejected, Space, Tap
-from storage.atomic import sealed
+from storage.disk.atomic import sealed
 
 PATCHES = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30)}
 COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60), (60, 200, 200))

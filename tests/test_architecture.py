@@ -66,20 +66,32 @@ def test_every_import_contract_is_kept():
 @pytest.mark.parametrize(
     ("module", "code", "contract"),
     [
-        ("pipeline/plan.py", "import storage.workspace", "flows -> storage -> pipeline, never back"),
-        ("storage/models.py", "import flows.settings", "flows -> storage -> pipeline, never back"),
-        ("pipeline/plan.py", "def late():\n    import prefect", "only flows knows Prefect and the terminal"),
-        ("storage/models.py", "import rich", "only flows knows Prefect and the terminal"),
-        ("storage/shards.py", "import keras", "storage keeps bytes, it does not run models"),
-        ("storage/shards.py", "def late():\n    import PIL.Image", "storage keeps bytes, it does not run models"),
-        ("pipeline/extract.py", "import h5py", "only storage opens HDF5 and SQLite"),
-        ("flows/listing.py", "import sqlite3", "only storage opens HDF5 and SQLite"),
-        ("flows/steps.py", "import numpy", "flows touches no arrays"),
-        ("flows/steps.py", "def late():\n    from tensorflow import io", "flows touches no arrays"),
-        ("storage/models.py", "from pipeline.plan import plan_case", "storage knows pipeline's nouns, not its verbs"),
-        ("storage/models.py", "import pipeline.images", "storage knows pipeline's nouns, not its verbs"),
-        ("pipeline/types.py", "def late():\n    import pipeline.plan", "pipeline reads top to bottom"),
-        ("pipeline/images.py", "from pipeline import engine", "pipeline reads top to bottom"),
+        ("pipeline/decision/plan.py", "import storage.workspace", "flows -> storage -> pipeline, never back"),
+        ("storage/models/versions.py", "import flows.settings", "flows -> storage -> pipeline, never back"),
+        ("pipeline/decision/plan.py", "def late():\n    import prefect", "only flows knows Prefect and the terminal"),
+        ("storage/models/versions.py", "import rich", "only flows knows Prefect and the terminal"),
+        ("storage/features/shards.py", "import keras", "storage keeps bytes, it does not run models"),
+        (
+            "storage/features/shards.py",
+            "def late():\n    import PIL.Image",
+            "storage keeps bytes, it does not run models",
+        ),
+        ("pipeline/engine/extract.py", "import h5py", "only storage opens HDF5 and SQLite"),
+        ("flows/maintenance/listing.py", "import sqlite3", "only storage opens HDF5 and SQLite"),
+        ("flows/onboarding/story.py", "import numpy", "flows touches no arrays"),
+        ("flows/onboarding/story.py", "def late():\n    from tensorflow import io", "flows touches no arrays"),
+        (
+            "storage/models/versions.py",
+            "from pipeline.decision.plan import plan_case",
+            "storage knows pipeline's nouns, not its verbs",
+        ),
+        (
+            "storage/models/versions.py",
+            "import pipeline.images.decode",
+            "storage knows pipeline's nouns, not its verbs",
+        ),
+        ("pipeline/types.py", "def late():\n    import pipeline.decision.plan", "pipeline reads top to bottom"),
+        ("pipeline/images/decode.py", "from pipeline import engine", "pipeline reads top to bottom"),
     ],
     ids=lambda value: value.replace("\n   ", "") if value not in CONTRACTS else "",
 )
@@ -96,16 +108,16 @@ def test_every_contract_has_a_planted_violation():
 @pytest.mark.parametrize(
     ("module", "code", "rule"),
     [
-        ("pipeline/plan.py", "import tensorflow", "TID253"),
-        ("pipeline/plan.py", "from pipeline.networks import load_backbone", "TID253"),
-        ("pipeline/manifest.py", "from sklearn.metrics import f1_score", "TID253"),
-        ("storage/catalog.py", "import h5py", "TID253"),
-        ("storage/features.py", "from storage.shards import Shard", "TID253"),
-        ("flows/cli.py", "import prefect", "TID253"),
-        ("flows/steps.py", "from pipeline.engine import Engine", "TID253"),
-        ("pipeline/plan.py", "print(1)", "T201"),
-        ("storage/catalog.py", "print(1)", "T201"),
-        ("flows/steps.py", "print(1)", "T201"),
+        ("pipeline/decision/plan.py", "import tensorflow", "TID253"),
+        ("pipeline/decision/plan.py", "from pipeline.backbones.networks import load_backbone", "TID253"),
+        ("pipeline/dataset/manifest.py", "from sklearn.metrics import f1_score", "TID253"),
+        ("storage/features/catalog.py", "import h5py", "TID253"),
+        ("storage/features/store.py", "from storage.features.shards import Shard", "TID253"),
+        ("flows/cli/app.py", "import prefect", "TID253"),
+        ("flows/onboarding/story.py", "from pipeline.engine.openvino_engine import Engine", "TID253"),
+        ("pipeline/decision/plan.py", "print(1)", "T201"),
+        ("storage/features/catalog.py", "print(1)", "T201"),
+        ("flows/onboarding/story.py", "print(1)", "T201"),
     ],
 )
 def test_a_planted_line_is_found_by_ruff(planted, module, code, rule):
@@ -113,8 +125,8 @@ def test_a_planted_line_is_found_by_ruff(planted, module, code, rule):
 
 
 def test_what_is_allowed_is_not_found_by_ruff(planted):
-    planted("flows/steps.py", "def late():\n    import tensorflow")
-    folder = planted("pipeline/networks.py", "import tensorflow")
+    planted("flows/onboarding/story.py", "def late():\n    import tensorflow")
+    folder = planted("pipeline/backbones/networks.py", "import tensorflow")
     assert ruff(folder, *PACKAGES) == set()
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.render_service import RUNS_AT_A_TIME
-from pipeline.schedule import CHECKPOINT_SECONDS
+from flows.cli.render_service import RUNS_AT_A_TIME
+from pipeline.decision.schedule import CHECKPOINT_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -219,7 +219,7 @@ def test_everything_but_the_one_shot_comes_back_after_a_restart_of_the_host():
 @pytest.mark.parametrize("words", ["prefect server start", "prefect worker start", "headstart deploy"])
 def test_every_command_is_a_real_one_with_real_options(words):
     program, *rest = words.split()
-    module = {"headstart": "flows.cli", "prefect": "prefect"}[program]
+    module = {"headstart": "flows.cli.app", "prefect": "prefect"}[program]
     finished = subprocess.run(
         [sys.executable, "-m", module, *rest, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.cli import app
+from flows.cli.app import app
 from pipeline.types import FeatureBlock
-from storage.features import FeatureStore
+from storage.features.store import FeatureStore
 from storage.workspace import Workspace
 from tests import factories
 

@@ -91,7 +91,7 @@ def service(tmp_path_factory):
 
     def run(*arguments, **changed):
         finished = subprocess.run(
-            [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+            [sys.executable, "-m", "flows.cli.app", *map(str, arguments)],
             cwd=scratch,
             env=server.environment | changed,
             capture_output=True,

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.types import FeatureBlock, Recipe, Space, Tap
-from storage.catalog import Catalog, ShardRow
-from storage.features import SHARD_ROWS, FeatureStore
-from storage.spaces import write_space
+from storage.features.catalog import Catalog, ShardRow
+from storage.features.spaces import write_space
+from storage.features.store import SHARD_ROWS, FeatureStore
 from storage.workspace import Workspace
 from tests.benchmarks.table import row
 

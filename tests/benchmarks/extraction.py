@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from flows import extraction, steps
-from flows.backbone import backbone_files
-from pipeline.backbones import get_backbone
-from pipeline.decoding import decode_images
-from pipeline.engine import Engine
-from pipeline.engine_files import TAPS_FILE
+from flows.features import extraction
+from flows.features.backbone import backbone_files
+from flows.onboarding import story as steps
+from pipeline.backbones.networks import load_backbone, tap_outputs
+from pipeline.backbones.table import get_backbone
+from pipeline.engine.files import TAPS_FILE
+from pipeline.engine.openvino_engine import Engine
 from pipeline.fingerprint import digest
-from pipeline.networks import load_backbone, tap_outputs
+from pipeline.images.ahead import decode_images
 from pipeline.quiet_keras import keras
 from pipeline.quiet_openvino import ov
 from pipeline.types import Image

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.backbones import get_backbone
-from pipeline.batches import Batches
-from pipeline.finetune import build_finetuned, train
+from pipeline.backbones.table import get_backbone
+from pipeline.decision.schedule import Schedule, plan_finetuning
+from pipeline.finetuning.batches import Batches
+from pipeline.finetuning.scoring import Network, Validation, score
+from pipeline.finetuning.train import build_finetuned, train
 from pipeline.quiet_keras import keras
-from pipeline.schedule import Schedule, plan_finetuning
-from pipeline.scoring import Network, Validation, score
 from tests.benchmarks.photos import photo_arrays
 from tests.benchmarks.table import ROUNDS, compare
 from tests.factories import a_head

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.backbones import get_backbone
-from pipeline.conversion import convert_backbone
-from pipeline.engine import Engine
-from pipeline.engine_files import TAPS_FILE
-from pipeline.extract import extract_features
+from pipeline.backbones.table import get_backbone
+from pipeline.engine.conversion import convert_backbone
+from pipeline.engine.extract import extract_features
+from pipeline.engine.files import TAPS_FILE
+from pipeline.engine.openvino_engine import Engine
 from pipeline.fingerprint import digest
-from pipeline.heads import fit_head, head_probabilities
+from pipeline.heads.fit import fit_head, head_probabilities
 from pipeline.types import Image
 
 SPEC = get_backbone("efficientnet_lite0")

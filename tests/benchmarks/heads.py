@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.backbones import get_backbone
-from pipeline.evidence import fit_ridge
-from pipeline.heads import fit_head
+from pipeline.backbones.table import get_backbone
+from pipeline.heads.fit import fit_head
+from pipeline.heads.ridge import fit_ridge
 from tests.benchmarks.table import row
 
 NUM_CLASSES = 10

@@ -68,7 +68,7 @@ def run_command(command: str, folder: Path, workspace: Path) -> tuple[dict[str, 
         "done = subprocess.run(sys.argv[1:], check=True)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3, file=sys.stderr)\n"
     )
-    arguments = [sys.executable, "-m", "flows.cli", command, str(folder), "--json", "--workspace", str(workspace)]
+    arguments = [sys.executable, "-m", "flows.cli.app", command, str(folder), "--json", "--workspace", str(workspace)]
     done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
     return json.loads(done.stdout), float(done.stderr.split()[-1])
 

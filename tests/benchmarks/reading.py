@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 from pipeline.fingerprint import digest
 from pipeline.types import FeatureBlock, Image, Recipe, Space, Tap
-from storage.features import SHARD_ROWS, FeatureStore
-from storage.packs import open_pack, write_pack
+from storage.features.packs import open_pack, write_pack
+from storage.features.store import SHARD_ROWS, FeatureStore
 from storage.workspace import Workspace
 from tests.benchmarks.table import compare, interleaved, row
 

@@ -27,13 +27,13 @@ from unittest import mock
 
 from PIL import Image as Pillow
 
-from pipeline.backbones import TOP
-from pipeline.decision import Plan, Similarity, Size
-from pipeline.plan import FINETUNING, LARGE_FROM_DIFFERENT, judge_size, plan_case
-from pipeline.reconsider import reconsider
-from pipeline.refit import PRICE
-from pipeline.regret import Regret, delivered_strategy, measure_regret, unpack_correct
-from pipeline.similarity import judge_distance
+from pipeline.backbones.table import TOP
+from pipeline.decision.nouns import Plan, Similarity, Size
+from pipeline.decision.plan import FINETUNING, LARGE_FROM_DIFFERENT, judge_size, plan_case
+from pipeline.decision.reconsider import reconsider
+from pipeline.decision.refit import PRICE
+from pipeline.decision.regret import Regret, delivered_strategy, measure_regret, unpack_correct
+from pipeline.decision.similarity import judge_distance
 from pipeline.types import Head, Tap
 
 NUM_TEST = 600
@@ -87,8 +87,8 @@ def write_fashion_mnist(source: Path, folder: Path, num_train: int = 6000, num_t
 
 def run_cell(source: Path, num: int | None, seed: int, size: int, epochs: int, out: Path, workspace: Path) -> None:
     """Onboard and audit one cell by the same steps as the command line; write its document."""
-    from flows import steps
-    from flows.audit import AuditRequest, audit
+    from flows.finetuning.audit import AuditRequest, audit
+    from flows.onboarding import story as steps
 
     name = f"{source.name}-{num or 'all'}-{seed}".lower()
     with tempfile.TemporaryDirectory(dir=source.parent, prefix=".cell-") as scratch:
@@ -182,7 +182,7 @@ def held_out_choices(cells: list[dict[str, Any]]) -> list[str]:
     """Decide every cell by the rule with its free constant refitted on the other datasets' cells alone."""
 
     def choices(removed: float) -> list[str]:
-        with mock.patch("pipeline.reconsider.REMOVED_OF_SMALL", removed):
+        with mock.patch("pipeline.decision.reconsider.REMOVED_OF_SMALL", removed):
             return [by_the_rule(cell) for cell in cells]
 
     tried = [choices(removed) for removed in REMOVED_CANDIDATES]

@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.fitting import labels_of, read_taps
-from pipeline.augment import ORIGINAL
-from pipeline.backbones import get_backbone
-from pipeline.evaluate import evaluate
-from pipeline.evidence import fit_ridge, transform
-from pipeline.heads import fit_head, head_probabilities
+from flows.features.fitting import labels_of, read_taps
+from pipeline.backbones.table import get_backbone
+from pipeline.evaluation.classes import evaluate
+from pipeline.heads.fit import fit_head, head_probabilities
+from pipeline.heads.ridge import fit_ridge, transform
+from pipeline.images.views import ORIGINAL
 from pipeline.types import Metrics, Tap
-from storage.features import FeatureStore
-from storage.manifests import read_manifest
+from storage.datasets.manifests import read_manifest
+from storage.features.store import FeatureStore
 from storage.workspace import Workspace
 
 SEEDS = 4

@@ -1,4 +1,4 @@
-"""Where similar ends and different begins, for one backbone after another: writes `pipeline/thresholds.json`.
+"""Where similar ends and different begins, for one backbone after another: writes `pipeline/decision/thresholds.json`.
 
     python -m tests.benchmarks.thresholds --imagenet DIR --similar NAME=DIR ... --different NAME=DIR ... \
         [--neither NAME=DIR ...] --backbone B ...
@@ -28,16 +28,16 @@ from typing import Any
 
 import numpy as np
 
-from flows.similarity import NUM_SAMPLED
-from pipeline.backbones import get_backbone
-from pipeline.engine_files import MOMENTS_FILE
+from flows.onboarding.similarity import NUM_SAMPLED
+from pipeline.backbones.table import get_backbone
+from pipeline.dataset.split import position_of
+from pipeline.decision.judge import read_statistics
+from pipeline.decision.similarity import LayerStatistics, measure_layers
+from pipeline.decision.thresholds import FILE, FORMAT, VERSION
+from pipeline.engine.files import MOMENTS_FILE
 from pipeline.errors import ImageError
 from pipeline.fingerprint import digest
-from pipeline.images import decode, prepare
-from pipeline.measure import read_statistics
-from pipeline.similarity import LayerStatistics, measure_layers
-from pipeline.split import position_of
-from pipeline.thresholds import FILE, FORMAT, VERSION
+from pipeline.images.decode import decode, prepare
 from pipeline.types import Array, BackboneSpec
 
 NULL_SIZES = (25, 50, NUM_SAMPLED, 200)  # pictures
@@ -91,8 +91,8 @@ def limits(similar: Sequence[float], different: Sequence[float], null: float) ->
 
 def measure_backbone(name: str, imagenet: Path, sets: dict[str, dict[str, Path]]) -> dict[str, Any]:
     """Measure the null and every set of every kind with one backbone."""
-    from pipeline.conversion import convert_backbone
-    from pipeline.engine import Engine
+    from pipeline.engine.conversion import convert_backbone
+    from pipeline.engine.openvino_engine import Engine
 
     spec = get_backbone(name)
     rng = np.random.default_rng(0)

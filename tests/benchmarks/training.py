@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import steps
+from flows.onboarding import story as steps
 from flows.stopwatch import running
-from pipeline.backbones import get_backbone
-from pipeline.networks import load_backbone
+from pipeline.backbones.networks import load_backbone
+from pipeline.backbones.table import get_backbone
 from pipeline.quiet_keras import keras
 from storage.workspace import Workspace
 from tests.benchmarks.photos import write_photos

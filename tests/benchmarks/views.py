@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from flows import steps
+from flows.onboarding import story as steps
 from pipeline.fingerprint import digest
 
 COLUMNS = "{:<22} {:>5} {:>9} {:>9} {:>9} {:>13} {:>9} {:>9}"

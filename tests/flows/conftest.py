@@ -18,8 +18,8 @@ def first_run(tmp_path_factory):
 
     To be read; what changes anything takes `again`.
     """
-    from flows import steps
-    from storage.manifests import read_manifest
+    from flows.onboarding import story as steps
+    from storage.datasets.manifests import read_manifest
     from storage.workspace import Workspace
 
     root = tmp_path_factory.mktemp("first")
@@ -75,7 +75,7 @@ def deployed(prefect_server):
     """What `headstart deploy` has made of the session's server: its document, with `server`, the URL."""
     from prefect.settings import PREFECT_API_URL
 
-    from flows.deploy import deploy_all
+    from flows.service.deploy import deploy_all
 
     return deploy_all(PREFECT_API_URL.value())
 
@@ -98,7 +98,7 @@ def client(deployed):
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
     """A dataset of 3 classes of 12 pictures, onboarded at 64 pixels: to be copied."""
-    from flows import steps
+    from flows.onboarding import story as steps
 
     root = tmp_path_factory.mktemp("small")
     folder, workspace = factories.write_dataset(root / "shapes", per_class=12), root / "workspace"
@@ -116,7 +116,7 @@ def place(small, tmp_path):
 @pytest.fixture
 def tiny_network(monkeypatch):
     """A network that is built in a moment, where it is the job that is tested and not what it trains."""
-    from pipeline.scratch import build_scratch
+    from pipeline.finetuning.scratch import build_scratch
 
-    monkeypatch.setattr("flows.arms.build_finetuned", lambda spec, head, schedule: build_scratch(64, 3))
-    monkeypatch.setattr("flows.arms.build_deliverable", lambda spec, head: build_scratch(64, 3))
+    monkeypatch.setattr("flows.finetuning.arms.build_finetuned", lambda spec, head, schedule: build_scratch(64, 3))
+    monkeypatch.setattr("flows.finetuning.arms.build_deliverable", lambda spec, head: build_scratch(64, 3))

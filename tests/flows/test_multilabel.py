@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import finetuning, listing, steps
-from flows.refresh import RefreshRequest, refresh
+from flows.finetuning import job as finetuning
+from flows.maintenance import listing
+from flows.onboarding import story as steps
+from flows.onboarding.refresh import RefreshRequest, refresh
 from pipeline.errors import UsageError
-from storage.manifests import read_manifest
+from storage.datasets.manifests import read_manifest
 from storage.workspace import Workspace
 from tests import factories
 
@@ -96,7 +98,7 @@ def test_fine_tuning_is_refused_with_a_reason(tagged):
 
 
 def test_a_pack_of_a_table_holds_a_mark_a_label(tagged, tmp_path):
-    from storage.packs import open_pack
+    from storage.features.packs import open_pack
 
     steps.extract_only(steps.Request(str(tagged.table), str(tagged.workspace)), pack=str(tmp_path / "pack.h5"))
     pack = open_pack(tmp_path / "pack.h5")

@@ -1,6 +1,6 @@
 import pytest
 
-from flows import render
+from flows.cli import render
 from flows.progress import SECONDS_BETWEEN_LINES, Lines, Quiet
 
 

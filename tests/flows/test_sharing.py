@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import extraction, steps
-from pipeline.backbones import DEFAULT_BACKBONE, get_backbone
-from storage.claims import Claims
-from storage.features import FeatureStore
+from flows.features import extraction
+from flows.onboarding import story as steps
+from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
+from storage.features.claims import Claims
+from storage.features.store import FeatureStore
 from storage.workspace import Workspace
 
 pytestmark = pytest.mark.heavy
@@ -24,7 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def test_two_commands_at_once_both_succeed_and_repeat_nothing(tiny_dataset, warm_workspace):
     folder = tiny_dataset(per_class=20)
-    command = [sys.executable, "-m", "flows.cli", "extract", str(folder), "--json", "-w", str(warm_workspace)]
+    command = [sys.executable, "-m", "flows.cli.app", "extract", str(folder), "--json", "-w", str(warm_workspace)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
     answers = [json.loads(process.communicate()[0]) for process in running]
@@ -59,11 +60,11 @@ def test_what_another_run_computes_is_waited_for(tiny_dataset, warm_workspace, f
 
 
 def test_what_a_stopped_run_had_claimed_is_computed_after_all(tiny_dataset, warm_workspace, monkeypatch):
-    monkeypatch.setattr("storage.claims.STALE_SECONDS", 0.0)
+    monkeypatch.setattr("storage.features.claims.STALE_SECONDS", 0.0)
     spec = get_backbone(DEFAULT_BACKBONE)
     dataset = steps.scan(steps.Request(str(tiny_dataset()), str(warm_workspace)))
     workspace = Workspace.open(warm_workspace)
-    from storage.manifests import read_manifest
+    from storage.datasets.manifests import read_manifest
 
     images = read_manifest(workspace, dataset.name, dataset.fingerprint).images
     with Claims(workspace, spec.space()) as claims:

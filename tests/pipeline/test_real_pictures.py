@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ImageError
-from pipeline.images import EXACT, SCALED, decode, probe
+from pipeline.images.decode import EXACT, SCALED, decode, probe
 from tests.factories import a_recipe
 
 pytestmark = pytest.mark.shared
@@ -17,7 +17,7 @@ def regular_files(folder):
     return sorted(path for path in Path(folder).rglob("*") if path.is_file() and not path.is_symlink())
 
 
-# as outside pytest: `pipeline.images` silences Pillow's warnings on import, pytest raises them again
+# as outside pytest: `pipeline.images.decode` silences Pillow's warnings on import, pytest raises them again
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("decoder", [EXACT, SCALED])
 def test_every_hostile_file_is_a_picture_or_an_image_error(shared_data, decoder):
@@ -64,11 +64,11 @@ def test_the_eight_orientations_of_one_photo_are_one_picture(shared_data):
 )
 def test_the_network_recognises_imagenet(shared_data, name, wanted, tmp_path):
     """The reference implementation of Lite0 in PyTorch is right for 0.852 of exactly these; rounding costs a few."""
-    from pipeline.backbones import find_weights, get_backbone
-    from pipeline.checkpoint import read_checkpoint
-    from pipeline.conversion import convert_classifier
-    from pipeline.lite import build_lite
-    from pipeline.predict import load_classifier, predict_files
+    from pipeline.backbones.lite import build_lite
+    from pipeline.backbones.table import find_weights, get_backbone
+    from pipeline.backbones.torch_checkpoint import read_checkpoint
+    from pipeline.delivery.predict import load_classifier, predict_files
+    from pipeline.engine.conversion import convert_classifier
 
     spec = get_backbone(name)
     weights = read_checkpoint(find_weights(spec), spec.weights_sha256)

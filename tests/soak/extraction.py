@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from storage import features
+from storage.features import store as features
 
 computed: list[str] = []  # since the last commit
 
@@ -38,9 +38,9 @@ def _tell_about_commits(pipe: int) -> None:
 
 
 if __name__ == "__main__":
-    features.SHARD_ROWS = int(sys.argv[2])  # before flows.forward takes it over
+    features.SHARD_ROWS = int(sys.argv[2])  # before flows.features.forward takes it over
     _tell_about_commits(int(sys.argv[1]))
-    from flows.cli import main
+    from flows.cli.app import main
 
     sys.argv[:] = ["headstart", *sys.argv[3:]]
     main()

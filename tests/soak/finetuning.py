@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows import steps
-from flows.finetuning import FinetuneRequest, find_job
-from storage.jobs import find_outcome
-from storage.models import list_models
+from flows.finetuning.job import FinetuneRequest, find_job
+from flows.onboarding import story as steps
+from storage.jobs.folder import find_outcome
+from storage.models.versions import list_models
 from storage.workspace import Workspace
 from tests.conftest import SHARED
 from tests.soak.server import SECONDS_TO_START, Server

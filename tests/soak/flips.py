@@ -25,8 +25,8 @@ import numpy as np
 
 from flows.progress import Quiet
 from pipeline.errors import ConflictError, DamagedError
-from storage.features import FeatureStore
-from storage.verification import LEFT, Verification
+from storage.features.store import FeatureStore
+from storage.maintenance.verification import LEFT, Verification
 from storage.workspace import Workspace
 from tests.soak.rows import SPACE, block_of, digest_of, values_of
 

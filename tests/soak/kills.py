@@ -20,14 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from flows import extraction, steps
-from flows.backbone import backbone_files
+from flows.features import extraction
+from flows.features.backbone import backbone_files
+from flows.onboarding import story as steps
 from flows.progress import Quiet
-from pipeline.backbones import DEFAULT_BACKBONE, get_backbone
+from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.types import Array, Digest
-from storage.features import COMMIT_SECONDS, FeatureStore
-from storage.manifests import read_manifest
-from storage.verification import Verification
+from storage.datasets.manifests import read_manifest
+from storage.features.store import COMMIT_SECONDS, FeatureStore
+from storage.maintenance.verification import Verification
 from storage.workspace import Workspace
 from tests.benchmarks.photos import write_photos
 

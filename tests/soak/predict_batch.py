@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows import steps
-from flows.predict_batch import PredictBatchRequest, predict_batch
+from flows.onboarding import story as steps
+from flows.prediction.inbox import PredictBatchRequest, predict_batch
 from flows.progress import Quiet
 from pipeline.fingerprint import fingerprint
-from storage.predictions import list_parts, read_part
+from storage.predictions.ledger import list_parts, read_part
 from storage.workspace import Workspace
 from tests.benchmarks.photos import write_photos
 from tests.conftest import ROOT
@@ -135,7 +135,7 @@ class _Trial:
     def _start(self) -> subprocess.Popen[bytes]:
         arguments = ["predict-batch", NAME, self._folder, self._output, "--workspace", self._root]
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+            [sys.executable, "-m", "flows.cli.app", *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -100,7 +100,7 @@ class Server:
             return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", *arguments, "--json"]
+        command = [sys.executable, "-m", "flows.cli.app", *arguments, "--json"]
         return subprocess.run(command, cwd=ROOT, env=self.environment, check=check, capture_output=True, text=True)
 
     # ── what it knows ────────────────────────────────────────────────────────────────────────────

@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from storage.manifests import read_manifest
-from storage.models import list_models
+from storage.datasets.manifests import read_manifest
+from storage.models.versions import list_models
 from storage.workspace import Workspace
 from tests.conftest import ROOT, SHARED
 from tests.soak.server import FINAL, Server, postgres, process_of, wait_until

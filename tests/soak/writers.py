@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.progress import Quiet
-from storage.features import FeatureStore
-from storage.spaces import list_spaces
-from storage.verification import Verification
+from storage.features.spaces import list_spaces
+from storage.features.store import FeatureStore
+from storage.maintenance.verification import Verification
 from storage.workspace import Workspace
 from tests.soak.rows import block_of, digest_of, spaces, values_of
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from storage.atomic import Fs
+from storage.disk.atomic import Fs
 
 BLOCK_BYTES = 512  # what a disk writes whole, at least
 

@@ -21,13 +21,13 @@ import pytest
 
 from pipeline.errors import ConflictError
 from pipeline.types import Image, Manifest
-from storage.atomic import Stage, write_stream
-from storage.claims import Claims
-from storage.features import FeatureStore
-from storage.garbage import Limits, collect
-from storage.manifests import find_dataset, read_manifest, write_manifest
-from storage.packs import open_pack, write_pack
-from storage.spaces import list_spaces, write_space
+from storage.datasets.manifests import find_dataset, read_manifest, write_manifest
+from storage.disk.atomic import Stage, write_stream
+from storage.features.claims import Claims
+from storage.features.packs import open_pack, write_pack
+from storage.features.spaces import list_spaces, write_space
+from storage.features.store import FeatureStore
+from storage.maintenance.garbage import Limits, collect
 from storage.workspace import Workspace
 from tests.storage.faulty_disk import Death, FaultyDisk
 
@@ -66,7 +66,7 @@ def write_all(space, block_of, digests_of):
         manifest = a_manifest(digests_of)
         write_manifest(workspace, manifest)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("storage.packs.write_stream", partial(write_stream, stage=Stage(fs=fs)))
+            patch.setattr("storage.features.packs.write_stream", partial(write_stream, stage=Stage(fs=fs)))
             for num_images in (3, 6):  # a new one, and one that takes its place
                 write_pack(store, manifest.images[:num_images], manifest.classes, root / PACK, ["top"])
                 promised.add(PACK)
@@ -276,7 +276,7 @@ def test_a_protocol_that_renames_before_it_has_written_is_noticed(
         fs.fsync(descriptor)
         os.close(descriptor)
 
-    monkeypatch.setattr("storage.atomic._staged", staged)
+    monkeypatch.setattr("storage.disk.atomic._staged", staged)
     with pytest.raises((AssertionError, ConflictError)):
         die_everywhere(disk, write_all, assert_kept, every_call)
 
@@ -323,10 +323,10 @@ def test_catalog_and_disk_may_disagree_in_every_way(
 WRITER = """
 import hashlib, resource, sys
 import numpy as np
-from flows import cli
+from flows.cli.app import app as cli
 from pipeline.types import FeatureBlock
-from storage.features import FeatureStore
-from storage.spaces import list_spaces
+from storage.features.store import FeatureStore
+from storage.features.spaces import list_spaces
 from storage.workspace import Workspace
 
 def write():

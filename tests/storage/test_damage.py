@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConflictError, DamagedError
-from storage.atomic import GRACE_SECONDS
-from storage.features import FeatureStore
-from storage.sealed import hash_file
+from storage.disk.atomic import GRACE_SECONDS
+from storage.disk.hashes import hash_file
+from storage.features.store import FeatureStore
 from storage.workspace import Workspace
 from tests.soak import flips, writers
 from tests.soak.rows import SPACE
@@ -61,7 +61,7 @@ def test_a_flipped_bit_is_found_and_costs_its_own_shard(tmp_path):
 
 
 def test_a_store_without_checksums_would_not_pass(tmp_path, monkeypatch):
-    monkeypatch.setattr("storage.shards._checksums", lambda keys, data: np.zeros(len(keys), np.uint64))
+    monkeypatch.setattr("storage.features.shards._checksums", lambda keys, data: np.zeros(len(keys), np.uint64))
     pristine = flips.write_store(tmp_path / "pristine")
     [(_, path), *_] = Workspace.open(pristine).shards(SPACE.id)
     with h5py.File(path) as file:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
-from storage.atomic import Fs
+from storage.disk.atomic import Fs
 from storage.workspace import Workspace
 
 
@@ -79,7 +79,7 @@ def test_what_is_set_aside_is_kept_under_its_own_name(workspace):
 
 
 def test_a_workspace_may_have_an_undecodable_name(tmp_path, space, block_of, digests_of):
-    from storage.features import FeatureStore
+    from storage.features.store import FeatureStore
 
     root = tmp_path / os.fsdecode(b"caf\xff ?#%41")
     with FeatureStore(Workspace.open(root), space) as store:

@@ -1,0 +1,345 @@
+"""How results look on a terminal: tables and a few sentences on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from shlex import quote
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from flows.progress import Lines
+from flows.settings import workspace_root
+from pipeline.decision.plan import describe_case
+from pipeline.decision.quote import describe_quote
+from pipeline.report.record import parse_quote
+from pipeline.types import Prediction, Progress
+from storage.datasets.table import SEPARATOR
+
+WIDTH_OF_FILES = 240  # characters
+NUM_NAMED = 10  # rejected files named on the terminal; the report has more
+
+
+class _Bar:
+    """A progress bar with rate and time left."""
+
+    def start(self, stage: str, total: int) -> None:
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(stage, total=total, rate="")
+
+    def advance(self, num_done: int) -> None:
+        self._bar.advance(self._task, num_done)
+        if speed := self._bar.tasks[0].speed:
+            self._bar.update(self._task, rate=f"{speed:.0f}/s")
+
+    def finish(self) -> None:
+        self._bar.stop()
+
+
+def progress() -> Progress:
+    """Choose a bar on a terminal, a line every ten seconds elsewhere."""
+    return _Bar() if sys.stderr.isatty() else Lines(lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def json_object(document: Mapping[str, Any]) -> None:
+    """Print a document as one JSON object."""
+    from flows.onboarding.story import SCHEMA_VERSION  # only here: others of this module need no steps
+
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **document}))
+
+
+# ── documents ────────────────────────────────────────────────────────────────────────────────────
+
+
+def planned(document: Mapping[str, Any]) -> None:
+    """Print a plan: the case, and why."""
+    size, similarity, case = document["size"], document["similarity"], document["case"]
+    say(f"{document['dataset']}: case {case} ({describe_case(case)}), strategy {document['strategy']}", style="bold")
+    say(
+        f"{size['num_train']:,} training pictures, {size['num_classes']} classes, smallest {size['smallest_class']}; "
+        f"D_BN {similarity['distance']:.3f} (early {similarity['early']:.3f}, middle {similarity['middle']:.3f}, "
+        f"late {similarity['late']:.3f}){_neighbours(similarity)}"
+    )
+    for reason in document["reasons"]:
+        say(f"  - {reason}")
+    if quote := document["quote"]:
+        say(f"quote: {describe_quote(parse_quote(quote), document['strategy'])}")
+    _say_problems(document["rejected"], document["notes"])
+
+
+def _neighbours(similarity: Mapping[str, Any]) -> str:
+    """Name the known datasets on either side."""
+    names = [f"{row['name']} {row['distance']:.3f}" for row in similarity["references"]]
+    return f"; known datasets near it: {', '.join(names)}" if names else ""
+
+
+def onboarded(document: Mapping[str, Any]) -> None:
+    """Print what onboarding did and how good the model is."""
+    planned(document)
+    features, metrics, model = document["features"], document["metrics"], document["model"]
+    say()
+    _say_features(features)
+    _say_metrics(metrics)
+    _say_seconds(document["seconds"])
+    say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
+    serving = document["serving"]
+    say(f"{model['name']} is version {serving['version']}{' now' if serving['promoted'] else ''}: {serving['reason']}")
+    where = "" if document["workspace"] == str(workspace_root(None)) else f" --workspace {quote(document['workspace'])}"
+    say(f"next: headstart show {model['name']}{where}; headstart predict {model['name']} PICTURE...{where}")
+
+
+def extracted(document: Mapping[str, Any]) -> None:
+    """Print what the feature store has of a dataset now."""
+    features = document["features"]
+    num_views = features["num_views"]
+    views = f", {num_views} augmented view{'s' * (num_views > 1)} of each training picture" if num_views else ""
+    say(f"{document['dataset']}: {features['num_images']:,} pictures{views} in space {features['space']}", style="bold")
+    _say_features(features)
+    _say_problems(document["rejected"], [])
+    _say_seconds(document["seconds"])
+    if pack := document.get("pack"):
+        say(f"pack in {pack}")
+
+
+def verified(document: Mapping[str, Any]) -> None:
+    """Print what was checked, how near this machine comes to what is stored, and a line per finding."""
+    checked = ", ".join(f"{what} {number:,}" for what, number in document["checked"].items())
+    say(f"checked {document['workspace']}: {checked or 'nothing is stored yet'}")
+    if recomputed := document.get("recomputed"):
+        say(
+            f"recomputed {recomputed['num_rows']:,} of {recomputed['num_stored']:,} rows whose pictures datasets know "
+            f"(--seed {recomputed['seed']}); wanted: relative differences of at most {recomputed['tolerance']:.0e}"
+        )
+        worst = {row["space"]: row for row in sorted(recomputed["taps"], key=lambda row: row["largest_difference"])}
+        rows = [{**row, "largest_difference": f"{row['largest_difference']:.1e}"} for row in worst.values()]
+        table("largest difference of each space", rows)
+    for found in document["findings"]:
+        say(f"{found['what']} {found['path']}: {found['problem']} {found['done']} {found['next']}")
+    if not document["findings"]:
+        say("all is as it was written", style="bold")
+
+
+def collected(document: Mapping[str, Any]) -> None:
+    """Print what nothing needs, by kind and reason, and whether it is gone now."""
+    totals: dict[tuple[str, str], dict[str, Any]] = {}
+    for item in document["garbage"]:
+        new = {"kind": item["kind"], "files": 0, "rows": 0, "megabytes": 0.0, "oldest": item["written"]}
+        row = totals.setdefault((item["kind"], item["reason"]), new)
+        row["files"] += 1
+        row["rows"] += item["num_rows"]
+        row["megabytes"] += item["num_bytes"] / 1e6
+    if totals:
+        rows = [{**row, "megabytes": round(row["megabytes"], 1), "why": why} for (_, why), row in totals.items()]
+        table("removed" if document["deleted"] else "not needed", rows)
+    for reason in document["left_alone"]:
+        say(f"left alone: {reason}")
+    size = f"{document['num_rows']:,} rows, {document['num_bytes'] / 1e6:,.1f} MB"
+    if not totals:
+        say("everything is needed, or too young to go", style="bold")
+    elif document["deleted"]:
+        say(f"removed {size}", style="bold")
+    else:
+        say(f"could go: {size}; nothing was removed, --delete does it", style="bold")
+
+
+def inspected(document: Mapping[str, Any]) -> None:
+    """Print a backbone's layers and taps."""
+    name, num_parameters = document["backbone"], document["num_parameters"]
+    say(f"{name}: {num_parameters:,} parameters, {document['weights']}", style="bold")
+    layers = [
+        {
+            "layer": row["name"],
+            "kind": row["kind"],
+            "output": " x ".join(str(size) for size in row["output_shape"]),
+            "parameters": row["num_parameters"],
+            "arithmetic": row["arithmetic"],
+            "taps": ", ".join(row["taps"]),
+        }
+        for row in document["layers"]
+    ]
+    table("layers", layers)
+    table("taps", [{key: tap[key] for key in ("name", "layer", "kind", "dim")} for tap in document["taps"]])
+    say(
+        "K filters of F x F on D_in channels have K·F·F·D_in + K parameters (the K biases only where there are any); "
+        'stride S makes ⌈H/S⌉ of H with "same" padding, ⌈(H-F+1)/S⌉ with "valid".'
+    )
+
+
+def _say_features(features: Mapping[str, Any]) -> None:
+    say(
+        f"features: {features['num_computed']:,} computed, {features['num_reused']:,} reused, "
+        f"{features['num_rejected']:,} rejected"
+    )
+
+
+def _say_metrics(metrics: Mapping[str, Any]) -> None:
+    on = f"on {metrics['num_images']:,} {metrics['split']} pictures"
+    rest = (
+        f"macro F1 {metrics['macro_f1']:.3f}, log loss {metrics['log_loss']:.3f}, "
+        f"calibration error {metrics['ece']:.3f}"
+    )
+    if "accuracy" in metrics:
+        low, high = metrics["accuracy_interval"]
+        balanced = f"balanced {metrics['balanced_accuracy']:.3f}"
+        say(f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) {on}; {balanced}, {rest}")
+    else:
+        low, high = metrics["map_interval"]
+        right = f"all labels right {metrics['subset_accuracy']:.3f}, micro F1 {metrics['micro_f1']:.3f}"
+        say(f"mAP {metrics['mean_average_precision']:.3f} (95 %: {low:.3f} to {high:.3f}) {on}; {right}, {rest}")
+
+
+def _say_seconds(seconds: Mapping[str, float]) -> None:
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total" and value >= 0.05)
+    say(f"seconds: {seconds['total']:.1f} ({parts})")
+
+
+def markdown(text: str) -> None:
+    """Print Markdown: laid out on a terminal, as it is elsewhere."""
+    if sys.stdout.isatty():
+        _stdout().print(Markdown(text))
+    else:
+        print(text)
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]], styles: Iterable[str] = ()) -> None:
+    """Print rows that share their keys; a tuple in one is lines below each other. Styles are of rows."""
+    if not rows:
+        print(f"no {title} yet", file=sys.stderr)
+        return
+    numbers = [name for name in rows[0] if any(isinstance(row[name], int | float) for row in rows)]
+    grid = _grid(*rows[0], numbers=numbers, title=title)
+    for row, style in zip_longest(rows, styles):
+        grid.add_row(*(_lines(value) for value in row.values()), style=style)
+    _stdout().print(grid)
+
+
+def _lines(value: object) -> Text:
+    lines = value if isinstance(value, tuple) else (value,)
+    return Text("\n").join(_text(_cell(line)) for line in lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# ── predictions ──────────────────────────────────────────────────────────────────────────────────
+
+
+def predictions_table(rows: Iterable[Prediction]) -> int:
+    """Print a table; returns how many rows failed."""
+    grid = _grid("path", "label", "probability", "others")
+    num_failed = 0
+    for row in rows:
+        if row.error is not None:
+            num_failed += 1
+            grid.add_row(_text(row.path), Text("error", style="red"), "", _text(row.error))
+        else:
+            given = _given(row)
+            rest = ", ".join(f"{name} {value:.3f}" for name, value in row.top if (name, value) not in given)
+            grid.add_row(_text(row.path), _text(_names(given)), _values(given, 3), _text(rest))
+    _stdout().print(grid)
+    return num_failed
+
+
+def predictions_jsonl(rows: Iterable[Prediction]) -> int:
+    """Print one JSON object per row, as it comes; returns how many rows failed."""
+    num_failed = 0
+    for row in rows:
+        if row.error is not None:
+            num_failed += 1
+            print(json.dumps({"path": row.path, "error": row.error}), flush=True)
+        else:
+            label, probability = row.top[0]
+            answer = {"label": label, "probability": probability} if row.labels is None else {"labels": row.labels}
+            print(json.dumps({"path": row.path, **answer, "top": row.top}), flush=True)
+    return num_failed
+
+
+def predictions_csv(rows: Iterable[Prediction]) -> int:
+    """Print CSV with a header, as it comes; returns how many rows failed."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    num_failed = 0
+    for number, row in enumerate(rows):
+        if number == 0:
+            one = row.labels is None
+            writer.writerow(["path", *(("label", "probability") if one else ("labels", "probabilities")), "error"])
+        if row.error is not None:
+            num_failed += 1
+            writer.writerow([printable(row.path), "", "", printable(row.error)])
+        else:
+            given = _given(row)
+            writer.writerow([printable(row.path), printable(_names(given)), _values(given, 6), ""])
+    return num_failed
+
+
+def _given(row: Prediction) -> Sequence[tuple[str, float]]:
+    return row.top[:1] if row.labels is None else row.labels
+
+
+def _names(given: Sequence[tuple[str, float]]) -> str:
+    return SEPARATOR.join(name for name, _ in given)
+
+
+def _values(given: Sequence[tuple[str, float]], digits: int) -> str:
+    return SEPARATOR.join(f"{value:.{digits}f}" for _, value in given)
+
+
+# ── shared ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def printable(text: str) -> str:
+    """Spell out what a terminal must not get: control characters, direction marks, bytes that are no UTF-8."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode("ascii")
+        for letter in text
+    )
+
+
+def _stdout() -> Console:
+    """A console as wide as the terminal; where there is none, wide enough that a reader's lines stay whole."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+
+
+def say(text: str = "", style: str = "") -> None:
+    """Print a line that may hold names from outside."""
+    _stdout().print(_text(text), style=style, soft_wrap=not sys.stdout.isatty())
+
+
+def _say_problems(rejected: Sequence[Mapping[str, str]], notes: Sequence[str]) -> None:
+    for item in rejected[:NUM_NAMED]:
+        say(f"  rejected {item['path']}: {item['reason']}")
+    if len(rejected) > NUM_NAMED:
+        say(f"  and {len(rejected) - NUM_NAMED} more rejected files; --json lists them all")
+    for note in notes:
+        say(f"  note: {note}")
+
+
+def _grid(*columns: str, numbers: Sequence[str] = ("probability",), title: str | None = None) -> Table:
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        grid.add_column(name, overflow="fold", justify="right" if name in numbers else "left")
+    return grid
+
+
+def _text(text: str) -> Text:
+    """Plain text: file and class names must not be read as markup, and must be printable."""
+    return Text(printable(text))

@@ -1,0 +1,62 @@
+"""How the service looks on a terminal: what a server has, and what is amiss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flows.cli.render import say, table
+
+STATE_STYLES = {"ok": "", "warning": "yellow", "problem": "bold red", "skipped": "dim"}
+RUNS_AT_A_TIME = {"cpu": 2, "gpu": 1}  # of a worker on a machine of modest size: onboarding may take some gigabytes
+
+
+def deployed(document: Mapping[str, Any]) -> None:
+    """Print what a server has now, and how its workers are started."""
+    for row in document["pools"]:
+        say(f"pool {row['name']}: {row['done']}")
+    for row in document["deployments"]:
+        limit = f", {row['limit']} at a time" if row["limit"] else ""
+        say(f"deployment {row['name']} on {row['pool']}{limit}: {row['done']}")
+        for schedule in row["schedules"]:
+            say(f"  schedule {schedule['slug']}: {schedule['when']}{'' if schedule['active'] else ', paused'}")
+    for name in document["deleted_schedules"]:
+        say(f"schedule {name}: deleted, the file has it no more")
+    for row in document["automations"]:
+        say(f"automation {row['name']}: {row['done']}")
+    for pool in document["pools"]:
+        say(f"next: prefect worker start --pool {pool['name']} --limit {RUNS_AT_A_TIME.get(pool['name'], 1)}")
+
+
+def predicted(document: Mapping[str, Any]) -> None:
+    """Print what a run over a folder has done."""
+    from flows.prediction.inbox import describe_predicted
+
+    say(describe_predicted(document))
+
+
+def refreshed(document: Mapping[str, Any]) -> None:
+    """Print a line for each dataset: what changed, and what came of it."""
+    from flows.onboarding.refresh import describe_row  # only here: others of this module need no steps
+
+    for row in document["datasets"]:
+        say(describe_row(row))
+    if not document["datasets"]:
+        say("no dataset is known yet; next: headstart onboard DIR")
+
+
+def promoted(document: Mapping[str, Any]) -> None:
+    """Print which version serves now, and which did."""
+    before = f"; before it was version {document['previous']}" if document["previous"] else ""
+    say(f"{document['model']} is version {document['version']} now{before}", style="bold")
+
+
+def examined(document: Mapping[str, Any]) -> None:
+    """Print a row for each check; what to do stands below what came, so that commands stay whole."""
+    rows = []
+    for check in document["checks"]:
+        advice = (f"→ {check['advice']}",) if check["advice"] else ()
+        rows.append({"check": check["name"], "state": check["state"], "what came": (check["found"], *advice)})
+    states = [check["state"] for check in document["checks"]]
+    table("doctor", rows, [STATE_STYLES[state] for state in states])
+    say(f"problems: {states.count('problem')}, warnings: {states.count('warning')}", style="bold")

@@ -1,0 +1,1 @@
+"""`headstart doctor`: installation, workspace, server and runs."""

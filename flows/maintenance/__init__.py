@@ -1,0 +1,1 @@
+"""Verify, garbage collection, and lists of what a workspace holds."""

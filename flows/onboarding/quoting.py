@@ -1,0 +1,79 @@
+"""What a plan will cost here: what is missing, and how fast this machine was in earlier runs."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import asdict, replace
+from typing import Any
+
+from flows import stopwatch
+from flows.features.backbone import engine_id
+from flows.features.extraction import Extracted
+from pipeline.decision.nouns import Plan
+from pipeline.decision.quote import Rates, Work, plan_quote, score_quote
+from pipeline.fingerprint import fingerprint
+from pipeline.images.views import ORIGINAL, view_names
+from pipeline.machine import machine_id
+from pipeline.types import BackboneSpec
+from storage.datasets.manifests import DatasetRef, read_manifest
+from storage.features.store import FeatureStore
+from storage.measurements import find_record, write_record
+from storage.workspace import Workspace
+
+FEWEST_TIMED = 200  # pictures: below, starting up is most of the time
+MEMORABLE = 0.2  # a rate is kept until another one differs by this share, so that plans stay as they are
+KEY_BYTES = 40  # of a stored row, beside its features
+
+
+def quote_plan(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, num_views: int = 0) -> Plan:
+    """Put into a plan what it will cost."""
+    workspace = Workspace.open(workspace_root)
+    manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
+    train = manifest.of_split("train")
+    missing = 0
+    for view in (ORIGINAL, *view_names(num_views)):
+        images = manifest.images if view == ORIGINAL else train
+        missing += len(FeatureStore(workspace, spec.space(view)).missing([image.digest for image in images]))
+    item_bytes = 2 if spec.space().dtype == "float16" else 4
+    work = Work(
+        num_missing=missing,
+        num_rows=len(train) * (1 + num_views),
+        num_train=len(train),
+        num_classes=len(manifest.classes),
+        size=spec.recipe.size,
+        row_bytes=item_bytes * sum(tap.dim for tap in spec.taps) + KEY_BYTES,
+        taps=spec.taps,
+    )
+    return replace(plan, quote=plan_quote(work, find_rates(workspace, spec)))
+
+
+def find_rates(workspace: Workspace, spec: BackboneSpec) -> Rates:
+    return Rates(**(find_record(workspace, "rates", _key(spec)) or {}))
+
+
+def remember_rate(workspace: Workspace, spec: BackboneSpec, what: str, num_images: int, seconds: float) -> None:
+    """Keep how fast something went, for the next quote; only where it says something, and something new."""
+    if num_images < FEWEST_TIMED or seconds <= 0:
+        return
+    known, rate = find_rates(workspace, spec), num_images / seconds
+    before = getattr(known, what)
+    if before is None or abs(rate / before - 1) > MEMORABLE:
+        write_record(workspace, "rates", _key(spec), asdict(known) | {what: rate})
+
+
+def score(workspace: Workspace, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> dict[str, Any] | None:
+    """Hold a plan's quote against this run, and keep the rate it went at."""
+    if plan.quote is None:
+        return None
+    seconds = stopwatch.seconds()
+    remember_rate(workspace, spec, "extracted", extracted.num_computed, seconds.get("extract", 0.0))
+    store = FeatureStore(workspace, spec.space())
+    num_bytes = extracted.num_computed * store.num_bytes / max(store.num_stored, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return score_quote(plan.quote, seconds, num_bytes, peak_bytes)
+
+
+def _key(spec: BackboneSpec) -> str:
+    return fingerprint({"engine": engine_id(spec), "recipe": asdict(spec.recipe), "machine": machine_id()})

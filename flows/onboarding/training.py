@@ -1,0 +1,188 @@
+"""The train step: a head on stored features, evaluated, certified and saved; it serves unless it is worse."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from flows import stopwatch
+from flows.features.extraction import Extracted
+from flows.features.fitting import fit, held_out, labels_of, read_taps
+from flows.features.forward import reader
+from flows.onboarding import quoting
+from flows.stopwatch import stage
+from flows.versions.promote import Verdict, pin_serving, settle
+from pipeline.dataset.split import sample_images
+from pipeline.decision.nouns import Plan
+from pipeline.decision.reconsider import reconsider
+from pipeline.fingerprint import fingerprint
+from pipeline.images.views import ORIGINAL, view_names
+from pipeline.report.record import build_record
+from pipeline.types import (
+    BackboneSpec,
+    Head,
+    Image,
+    LabelMetrics,
+    LearningCurve,
+    Manifest,
+    Metrics,
+    ModelRef,
+    Split,
+    Tap,
+)
+from storage.datasets.manifests import DatasetRef, read_manifest
+from storage.models.bundles import MODEL_FILE, write_bundle_files
+from storage.models.versions import find_by_request, new_version, one_at_a_time
+from storage.workspace import Workspace
+
+NUM_CERTIFIED = 8  # pictures on which a delivered model is compared with the cached path
+HEAD_VERSION = 3  # raised when a change of ours gives another model for the same features
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The head that a plan asked for."""
+
+    model: ModelRef
+    is_new: bool  # else an earlier run had made it
+    verdict: Verdict  # whether it serves
+
+
+def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> Trained:
+    """Train, evaluate, certify and save the head that a plan asks for; the same request finds its model.
+
+    Only one process at a time does this for a model: a second one that was asked the same finds it.
+    """
+    workspace = Workspace.open(workspace_root)
+    manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
+    left_out = {item.path for item in extracted.rejected}
+    images = [image for image in manifest.images if image.path not in left_out]
+    request = _model_request(manifest, images, spec, plan, extracted.num_views)
+    with one_at_a_time(workspace, dataset.name):
+        if found := find_by_request(workspace, dataset.name, request):
+            return Trained(found, False, settle(workspace, found))
+        pin_serving(workspace, dataset.name)
+        model, head = _make(workspace, manifest, images, spec, plan, extracted, request)
+        return Trained(model, True, settle(workspace, model, head))
+
+
+def _make(
+    workspace: Workspace,
+    manifest: Manifest,
+    images: Sequence[Image],
+    spec: BackboneSpec,
+    plan: Plan,
+    extracted: Extracted,
+    request: str,
+) -> tuple[ModelRef, Head]:
+    fit_on = [image for image in images if image.split == "train"]
+    test_on, test_split = held_out(images)
+    with stage("imports"):
+        from pipeline.delivery.model import build_model, certify, write_model
+        from pipeline.heads.fit import head_probabilities
+        from pipeline.report.page import render_report
+    views = (ORIGINAL, *view_names(extracted.num_views))
+    with stage("train"):
+        taps = [tap for tap in spec.taps if tap.name in plan.taps]
+        features = read_taps(workspace, spec, views, fit_on, [tap.name for tap in taps])
+        head = fit(manifest, features, taps, fit_on, len(views))
+        plan = reconsider(plan, head)
+        curve = _learning_curve(manifest, features, head, taps, fit_on)
+    with stage("evaluate"):
+        tested = read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
+        probabilities = head_probabilities(head, tested)
+        metrics = _score(manifest, head, probabilities, test_on, test_split)
+    with new_version(workspace, manifest.dataset) as bundle:
+        model_file = bundle.folder / MODEL_FILE
+        with stage("save"):
+            write_model(build_model(spec, head), model_file)
+        with stage("certify"):
+            chosen = sample_images(test_on, NUM_CERTIFIED)
+            rows = [test_on.index(image) for image in chosen]
+            proof = (probabilities, rows, head.thresholds)
+            certificate = certify(model_file, chosen, reader(manifest), spec.recipe, *proof)
+        facts = {
+            "request": request,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "certificate": asdict(certificate),
+            "features": features_part(spec, extracted),
+            **({"learning_curve": asdict(curve)} if curve else {}),
+            "quote_scored": quoting.score(workspace, spec, plan, extracted),
+            "seconds": stopwatch.seconds(),
+            "versions": package_versions(),
+        }
+        bundle.record = build_record(manifest, plan, spec, head, metrics, extracted.rejected, facts)
+        report = render_report(bundle.record)
+        write_bundle_files(bundle.folder, manifest.classes, spec.recipe, report, head.thresholds)
+    return bundle.ref, head
+
+
+def _learning_curve(
+    manifest: Manifest, features: Any, head: Head, taps: Sequence[Tap], images: Sequence[Image]
+) -> LearningCurve | None:
+    """Tell how the head's error falls with more pictures; not for labels that do not exclude each other."""
+    if not manifest.exclusive:
+        return None
+    from pipeline.heads.learning_curve import fit_learning_curve
+
+    return fit_learning_curve(features, head, taps, labels_of(images), len(manifest.classes))
+
+
+def _score(
+    manifest: Manifest, head: Head, probabilities: Any, images: Sequence[Image], split: Split
+) -> Metrics | LabelMetrics:
+    if manifest.exclusive:
+        from pipeline.evaluation.classes import evaluate
+
+        return evaluate(labels_of(images), probabilities, manifest.classes, split)
+    from pipeline.evaluation.labels import evaluate_labels
+
+    label_sets = [image.labels for image in images]
+    return evaluate_labels(label_sets, probabilities, manifest.classes, head.thresholds, split)
+
+
+def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSpec, plan: Plan, num_views: int) -> str:
+    """Name everything that determines a model."""
+    return fingerprint(
+        {
+            "classes": list(manifest.classes),
+            **_images_part(manifest, images),
+            "space": spec.space().id,
+            "views": num_views,
+            "taps": list(plan.taps),
+            "case": plan.case,
+            "strategy": plan.strategy,
+            "wished": [[change.what, change.value] for change in plan.changes],
+            **({"compared": [row.backbone for row in plan.backbones]} if plan.backbones else {}),
+            "version": HEAD_VERSION,
+        }
+    )
+
+
+def _images_part(manifest: Manifest, images: Sequence[Image]) -> dict[str, Any]:
+    if manifest.exclusive:
+        return {"images": sorted((image.digest.hex(), image.label, image.split) for image in images)}
+    return {"images": sorted((image.digest.hex(), image.labels, image.split) for image in images), "exclusive": False}
+
+
+def package_versions() -> dict[str, str]:
+    packages = ("headstart", "tensorflow", "keras", "openvino", "h5py", "scikit-learn", "numpy", "pillow")
+    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+
+
+def features_part(spec: BackboneSpec, extracted: Extracted) -> dict[str, Any]:
+    """Describe where features came from, for the record and the answer."""
+    return {
+        "num_images": extracted.num_images,
+        "num_views": extracted.num_views,
+        "num_computed": extracted.num_computed,
+        "num_reused": extracted.num_rows - extracted.num_computed,
+        "num_rejected": len(extracted.rejected),
+        "backbone": spec.name,
+        "space": spec.space().id,
+        "taps": [tap.name for tap in spec.taps],
+    }

@@ -1,0 +1,1 @@
+"""Predictions for files, and for a folder that fills."""

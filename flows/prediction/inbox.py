@@ -1,0 +1,163 @@
+"""`predict-batch`: new pictures of a folder become rows of a table, however often it is killed and started again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.onboarding.story import SCHEMA_VERSION
+from flows.prediction.files import files_below, predict_with
+from pipeline.errors import DataError, NotFoundError, UsageError
+from pipeline.types import ModelRef, Prediction, Progress
+from storage.datasets.digests import TICK_NS
+from storage.models.versions import get_model
+from storage.predictions.ledger import Row, SeenFile, open_ledger
+from storage.predictions.table import check_table_name, write_table
+from storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+MAX_NAMED = 5  # files that a warning spells out
+
+
+@dataclass(frozen=True, slots=True)
+class PredictBatchRequest:
+    """What to predict, and where to."""
+
+    model: str  # NAME, the version that serves, or NAME@VERSION, or a model's folder
+    folder: str
+    output: str  # a .csv or .parquet file
+    workspace: str
+    top: int = 3  # classes named per picture
+    every: bool = False  # also predict again what another version of the model has predicted
+
+
+def predict_batch(request: PredictBatchRequest, progress: Progress) -> dict[str, Any]:
+    """Predict the pictures of a folder that are new or changed, and write the table of all; returns what was done.
+
+    A file that is no picture has a row with the reason. One that could not be read just now has none, or keeps its
+    old one, and is tried again the next time. A file that is gone keeps its row. Hidden files, what is no regular
+    file, and folders behind links are left out.
+
+    Raises
+    ------
+    UsageError
+        The output is neither CSV nor Parquet, or it or the workspace lies in the folder.
+    NotFoundError
+        There is no such folder or model.
+    DataError
+        The folder cannot be read.
+    ConflictError
+        The output belongs to another folder, is somebody else's, or cannot be written.
+    """
+    started = time.monotonic()
+    folder, output = Path(os.path.abspath(request.folder)), Path(os.path.abspath(request.output))
+    check_table_name(output)
+    _check_folder(folder, output, Path(request.workspace))
+    workspace = Workspace.open(request.workspace)
+    ref = get_model(workspace, request.model)
+    with open_ledger(workspace, folder, output) as ledger:
+        files = list(_list_files(folder))
+        due = [file for file in files if _is_due(ledger.find(file), ref, request.every)]
+        num_new = num_failed = 0
+        for row in _predict(workspace, ref, folder, due, request.top, progress) if due else ():
+            ledger.append(row)
+            num_new += 1
+            num_failed += row.error is not None
+        ledger.commit()
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": _name(ref),
+            "folder": str(folder),
+            "num_files": len(files),
+            "num_new": num_new,
+            "num_failed": num_failed,
+            "num_unread": len(due) - num_new,
+            "output": str(output),
+            "num_rows": len(ledger.rows),
+            "written": write_table(output, ledger.rows.values(), request.top, workspace.stage.fs),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+
+
+def describe_predicted(document: Mapping[str, Any]) -> str:
+    """Say in a line what a run over a folder has done."""
+    unread = f", {document['num_unread']:,} unread just now and tried again the next time"
+    return (
+        f"{document['model']}: {document['num_new']:,} new, {document['num_failed']:,} of them no pictures"
+        f"{unread if document['num_unread'] else ''}; {document['num_rows']:,} rows in {document['output']}"
+        f"{'' if document['written'] else ', as before'}."
+    )
+
+
+def _name(ref: ModelRef) -> str:
+    return f"{ref.name}@{ref.version}"
+
+
+def _check_folder(folder: Path, output: Path, workspace: Path) -> None:
+    """Files of our own in the folder would be new in every run."""
+    if not folder.is_dir():
+        raise NotFoundError(f"There is no folder {folder}.")
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}.") from error
+    for what, path in (("output", output), ("workspace", workspace)):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"The {what} {path} lies in {folder}, the folder to predict. Choose a place beside it.")
+
+
+def _list_files(folder: Path) -> Iterator[SeenFile]:
+    """Describe the visible regular files below a folder; what cannot be looked at is seen the next time."""
+    prefix = os.path.join(folder, "")
+    for path in files_below([str(folder)]):
+        try:
+            status = os.stat(path)
+        except OSError:  # gone, or a link to nothing
+            continue
+        if stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            yield SeenFile(path.removeprefix(prefix), status.st_size, status.st_mtime_ns)
+
+
+def _is_due(row: Row | None, ref: ModelRef, every: bool) -> bool:
+    return row is None or (every and row.model != _name(ref))
+
+
+def _predict(
+    workspace: Workspace, ref: ModelRef, folder: Path, files: Sequence[SeenFile], top: int, progress: Progress
+) -> Iterator[Row]:
+    """Yield a row for each file that can be read; the others are named in a warning."""
+    _let_settle(files)
+    unread = []
+    progress.start("predict", len(files))
+    try:
+        predictions = predict_with(workspace, ref, (str(folder / file.path) for file in files), top)
+        for file, prediction in zip(files, predictions, strict=True):
+            if prediction.unread:
+                unread.append(f"{file.path} {prediction.error}")
+            else:
+                yield _row(file, ref, prediction)
+            progress.advance(1)
+    finally:
+        progress.finish()
+    if unread:
+        named = "; ".join(unread[:MAX_NAMED]) + (" ..." if len(unread) > MAX_NAMED else "")
+        log.warning("%d files could not be read just now and are tried the next time: %s", len(unread), named)
+
+
+def _row(file: SeenFile, ref: ModelRef, found: Prediction) -> Row:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Row(file, _name(ref), now, found.top, found.labels, found.error)
+
+
+def _let_settle(files: Sequence[SeenFile]) -> None:
+    """Wait until a change of any of the files would show in its time; see `storage.datasets.digests`."""
+    newest = max(file.mtime_ns for file in files)
+    time.sleep(max(0, min(newest + TICK_NS - time.time_ns(), TICK_NS)) / 1e9)

@@ -1,0 +1,1 @@
+"""Everything that knows Prefect: flows, forms, artifacts, deployments, submission."""

@@ -1,0 +1,165 @@
+"""What a run shows in the Prefect UI. Each kind is keyed by its dataset, so that its page there is the history.
+
+Heavy leaf: importing it loads Prefect.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+
+from flows.finetuning.epochs import Row, table_of
+from flows.progress import Lines
+from pipeline.report.decision import quadrant, why
+from pipeline.report.markdown import text
+from pipeline.types import ModelRef
+from storage.models.bundles import REPORT_FILE
+
+SECONDS_BETWEEN_WRITES = 10.0
+
+Warn = Callable[[str], None]
+Document = Mapping[str, Any]
+
+
+class Showcase:
+    """Writes the artifacts of a run; a server that is away costs a picture, never the run."""
+
+    def __init__(self, warn: Warn) -> None:
+        self._warn = warn
+        self._ids: dict[str, Any] = {}  # of the artifacts that this run has made
+
+    def put(self, slot: str, artifact: Artifact) -> None:
+        """Make an artifact of the run, or change the one it has in that slot: each making is a row in the history."""
+        try:
+            if slot in self._ids:
+                with get_client(sync_client=True) as client:
+                    client.update_artifact(self._ids[slot], ArtifactUpdate(data=artifact.format()))
+            else:
+                made: Any = artifact.create()
+                self._ids[slot] = made.id
+        except httpx.HTTPError as error:
+            self._warn(f"{slot} could not be shown in Prefect ({type(error).__name__}); the run goes on.")
+
+
+class RunProgress(Lines):
+    """Progress as lines in the log and as a bar in the UI, one for each stage."""
+
+    def __init__(
+        self, write: Callable[[str], None], showcase: Showcase, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(write, clock)
+        self._showcase, self._shown = showcase, -math.inf
+
+    def advance(self, num_done: int) -> None:
+        super().advance(num_done)
+        if self._clock() - self._shown >= SECONDS_BETWEEN_WRITES:
+            self._shown = self._clock()
+            self._show(100.0 * self._done / max(self._total, 1))
+
+    def finish(self) -> None:
+        super().finish()
+        self._show(100.0)
+
+    def _show(self, percent: float) -> None:
+        bar = ProgressArtifact(description=self._stage.capitalize(), progress=min(percent, 100.0))
+        self._showcase.put(f"the progress of {self._stage}", bar)
+
+
+class CurveArtifacts:
+    """A training's curve: a table and a progress bar, written now and then."""
+
+    def __init__(self, name: str, showcase: Showcase, clock: Callable[[], float] = time.monotonic) -> None:
+        self._key = artifact_key("finetune", name)
+        self._showcase, self._clock = showcase, clock
+        self._rows: list[Row] = []
+        self._written = -math.inf
+
+    def add(self, row: Row) -> None:
+        """Add an epoch; it is written unless the last writing was moments ago."""
+        self._rows.append(row)
+        if self._clock() - self._written >= SECONDS_BETWEEN_WRITES:
+            self._write(min(100.0, 100.0 * row["epoch"] / row["num_epochs"]))
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Write the whole curve, with what earlier attempts have added."""
+        self._rows = list(rows)
+        self._write(100.0)
+
+    def _write(self, percent: float) -> None:
+        self._written = self._clock()
+        table = TableArtifact(key=self._key, description="One row an epoch", table=table_of(self._rows))
+        self._showcase.put("the curve", table)
+        self._showcase.put("the progress of epochs", ProgressArtifact(description="Epochs", progress=percent))
+
+
+def show_plan(showcase: Showcase, record: Document) -> None:
+    """Show what was decided: the quadrant and every reason."""
+    name = record["dataset"]
+    title = f"# {text(name)}: case {record['case']}"
+    page = "\n\n".join([title, "\n".join(quadrant(record)), why(record)])
+    plan = MarkdownArtifact(key=artifact_key("plan", name), description=f"Plan of {name}", markdown=page)
+    showcase.put("the plan", plan)
+
+
+def show_model(showcase: Showcase, ref: ModelRef) -> None:
+    """Show a saved model: its figures, a row a class, its report and where that lies."""
+    name, metrics = ref.name, ref.record["metrics"]
+    title, report = f"{name}@{ref.version}", Path(ref.path, REPORT_FILE)
+    artifacts = {
+        "metrics": TableArtifact(
+            key=artifact_key("metrics", name),
+            description=f"{title} on {metrics['num_images']:,} {metrics['split']} pictures",
+            table=table_of(figures(metrics)),
+        ),
+        "classes": TableArtifact(
+            key=artifact_key("classes", name), description=f"{title}, each class", table=table_of(metrics["per_class"])
+        ),
+        "report": MarkdownArtifact(
+            key=artifact_key("report", name), description=f"Report of {title}", markdown=report.read_text("utf-8")
+        ),
+        "link": LinkArtifact(
+            key=artifact_key("files", name),
+            description=f"Files of {title}, as the worker sees them",
+            link=report.as_uri(),
+            link_text=str(report),
+        ),
+    }
+    for kind, artifact in artifacts.items():
+        showcase.put(f"the {kind} of {title}", artifact)
+
+
+def show_rows(showcase: Showcase, kind: str, name: str, description: str, rows: Sequence[Row]) -> None:
+    """Show a table; one without rows is shown as a row that says so."""
+    table = table_of(rows) or [{"": "nothing"}]
+    showcase.put(kind, TableArtifact(key=artifact_key(kind, name), description=description, table=table))
+
+
+def figures(metrics: Document) -> list[Row]:
+    """List the figures of a model, each with its 95 % interval where it has one."""
+    intervals = dict(metrics.get("intervals") or {})
+    for figure, interval in (("accuracy", "accuracy_interval"), ("mean_average_precision", "map_interval")):
+        if interval in metrics:
+            intervals[figure] = metrics[interval]
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    return [
+        dict(zip(("figure", "value", "low", "high"), (key, value, *intervals.get(key, (None, None))), strict=True))
+        for key, value in numbers.items()
+    ]
+
+
+def artifact_key(kind: str, name: str) -> str:
+    """Name the artifact of a dataset: Prefect allows lower-case letters, digits and dashes.
+
+    >>> artifact_key("plan", "my_flowers.v2")
+    'plan-my-flowers-v2'
+    """
+    return f"{kind}-{re.sub('[^a-z0-9]', '-', name)}"

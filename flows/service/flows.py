@@ -1,0 +1,222 @@
+"""Prefect: the flows. Nothing is decided or computed here; workers run them, or `flows.service.listen`."""
+
+# no `from __future__ import annotations`: Prefect builds the parameter form from real types
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from prefect import State, flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+
+from flows.features import extraction
+from flows.finetuning import job as finetuning
+from flows.finetuning.epochs import describe_epoch, rows_of
+from flows.maintenance import checks as maintenance
+from flows.onboarding import story as steps
+from flows.onboarding import training
+from flows.onboarding.refresh import RefreshRequest, describe_refreshed, describe_row
+from flows.onboarding.refresh import refresh as run_refresh
+from flows.prediction.inbox import PredictBatchRequest, describe_predicted
+from flows.prediction.inbox import predict_batch as run_predict_batch
+from flows.service import submit as submission
+from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, show_model, show_plan, show_rows
+from flows.service.forms import (
+    ExtractParams,
+    FinetuneParams,
+    GcParams,
+    OnboardParams,
+    PredictBatchParams,
+    RefreshParams,
+    VerifyParams,
+)
+from pipeline.errors import CancelledError, DamagedError, DataError, HeadstartError
+from storage.maintenance.verification import LEFT
+from storage.models.versions import get_model
+from storage.workspace import Workspace
+
+# The feature store is the cache. Prefect's own would be a second one, and two disagree sooner or later.
+_TASKS: dict[Callable[..., Any], Callable[..., Any]] = {
+    step: task(name=step.__name__, cache_policy=NO_CACHE)(step)
+    for step in (steps.scan, steps.plan_dataset, extraction.extract, training.train)
+}
+
+
+def _as_task(step: Callable[..., Any], *args: Any) -> Any:
+    return _TASKS[step](*args)
+
+
+def _run_name() -> str:
+    """Name a run by what it is about, as people look for it in the UI."""
+    params = flow_run.parameters.get("params") or {}
+    params = params if isinstance(params, dict) else params.model_dump()
+    about = params.get("name") or params.get("folder") or ",".join(params.get("names") or [])
+    return "-".join(filter(None, [flow_run.flow_name, params.get("model"), os.path.basename(str(about).rstrip("/"))]))
+
+
+class _Run:
+    """What every run does: log what our modules tell, show its progress, end with a sentence."""
+
+    def __init__(self) -> None:
+        self.logger = get_run_logger()
+        self.showcase = Showcase(self.logger.warning)
+        self.progress = RunProgress(self.logger.info, self.showcase)
+        for name in ("pipeline", "storage", "flows"):  # Prefect forwards these loggers, which say warnings only
+            logging.getLogger(name).setLevel(logging.INFO)
+
+    def end(self, work: Callable[[], tuple[str, dict[str, Any]]]) -> State[Any]:
+        """Do the work; an error of ours is a sentence that names its kind, anything else a bug with its traceback."""
+        try:
+            message, document = work()
+        except CancelledError as error:
+            return Cancelled(message=str(error))
+        except HeadstartError as error:
+            self.logger.error("%s", error)
+            return Failed(message=f"{type(error).__name__}: {error}")
+        return Completed(message=message, data=document)
+
+    def show_model(self, workspace: str, model: str) -> None:
+        ref = get_model(Workspace.open(workspace), model)
+        show_plan(self.showcase, ref.record)
+        show_model(self.showcase, ref)
+
+
+@flow(name="onboard", flow_run_name=_run_name)
+def onboard(params: OnboardParams) -> State[Any]:
+    """Bring a folder of pictures to a trained model; what was done before is found, not done again."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        document = steps.onboard(steps.Request(**params.fields()), run.progress, call=_as_task)
+        for reason in document["reasons"]:
+            run.logger.info("%s", reason)
+        model = document["model"]
+        run.show_model(document["workspace"], f"{model['name']}@{model['version']}")
+        document = submission.schedule_finetuning(document)
+        return describe_onboarded(document), document
+
+    return run.end(work)
+
+
+def describe_onboarded(document: dict[str, Any]) -> str:
+    """Say in a line what came of a dataset."""
+    metrics, model = document["metrics"], document["model"]
+    figure = "accuracy" if "accuracy" in metrics else "mean_average_precision"
+    finetune = document.get("finetune")
+    return (
+        f"{model['name']}@{model['version']}: case {document['case']}, {document['strategy']}, "
+        f"{figure.replace('_', ' ')} {metrics[figure]:.3f}, {document['features']['num_computed']:,} pictures "
+        f"computed. Version {document['serving']['version']} serves."
+        + (f" Fine-tuning: {finetune['state']}." if finetune else "")
+    )
+
+
+@flow(name="extract", flow_run_name=_run_name)
+def extract(params: ExtractParams) -> State[Any]:
+    """Compute the features of a folder of pictures that are not stored yet. Decides and trains nothing."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        document = steps.extract_only(steps.Request(**params.fields()), run.progress, call=_as_task)
+        features = document["features"]
+        return f"{features['num_computed']:,} computed, {features['num_reused']:,} there already.", document
+
+    return run.end(work)
+
+
+@flow(name="refresh", flow_run_name=_run_name)
+def refresh(params: RefreshParams = RefreshParams()) -> State[Any]:  # noqa: B008  the form's default
+    """Read every dataset again, compute what is new, and train again where enough changed; the better model serves."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        fields = params.fields()
+        request = RefreshRequest(fields["workspace"], tuple(fields["names"]), fields["force"])
+        document = run_refresh(request, run.progress, run.logger.info, call=_as_task)
+        for row in document["datasets"]:
+            if row["retrained"]:
+                run.show_model(request.workspace, f"{row['name']}@{row['trained_version']}")
+        rows = [
+            {"dataset": row["name"], "version": row["version"], "": describe_row(row)} for row in document["datasets"]
+        ]
+        show_rows(run.showcase, "refresh", "datasets", "What was read again, and what came of it", rows)
+        said = describe_refreshed(document)
+        if any(row["error"] for row in document["datasets"]):
+            raise DataError(f"{said} The others are done; each row says why.")
+        return said, document
+
+    return run.end(work)
+
+
+# No task and no retries. Prefect stops a run with SIGTERM, which Python hears in the main thread only, and a job that
+# is run again goes on by itself.
+@flow(name="fine-tune", flow_run_name=_run_name, retries=0)
+def finetune(params: FinetuneParams) -> State[Any]:
+    """Train the whole network of a model further; a new version is saved only if it beats the head it started from."""
+    run = _Run()
+    curve = CurveArtifacts(params.name, run.showcase)
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        run.logger.info("%s", describe_epoch(row))
+        curve.add(row)
+
+    def work() -> tuple[str, dict[str, Any]]:
+        request = finetuning.FinetuneRequest(**params.fields())
+        document = finetuning.finetune(request, run.progress, log=run.logger.info, on_epoch=on_epoch)
+        curve.finish(rows_of(document))
+        gate, model = document["gate"], document["model"]
+        if model:
+            run.show_model(request.workspace, f"{model['name']}@{model['version']}")
+        verdict = f"Saved {model['name']}@{model['version']}." if model else "The head stays the model."
+        return f"{gate['reason']} {verdict}", document
+
+    return run.end(work)
+
+
+@flow(name="predict-batch", flow_run_name=_run_name)
+def predict_batch(params: PredictBatchParams) -> State[Any]:
+    """Predict the pictures of a folder that are new since the last run, and write one table of all."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        document = run_predict_batch(PredictBatchRequest(**params.fields()), run.progress)
+        return describe_predicted(document), document
+
+    return run.end(work)
+
+
+@flow(name="verify", flow_run_name=_run_name)
+def verify(params: VerifyParams = VerifyParams()) -> State[Any]:  # noqa: B008  the form's default
+    """Check every file and checksum of the workspace; set right what can be, report the rest."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        fields = params.fields()
+        document = maintenance.verify(fields["workspace"], run.progress, fields["recompute"])
+        findings = document["findings"]
+        show_rows(run.showcase, "findings", "workspace", "What verify found", findings)
+        if unmended := [row for row in findings if row["done"] == LEFT]:
+            raise DamagedError(f"{len(findings)} findings, {len(unmended)} left as they are: see the artifact.")
+        return f"{len(findings)} findings, all set right." if findings else "Everything is as it was written.", document
+
+    return run.end(work)
+
+
+@flow(name="gc", flow_run_name=_run_name)
+def gc(params: GcParams = GcParams()) -> State[Any]:  # noqa: B008  the form's default
+    """Find features and files that no dataset and no model needs, and remove them if asked to."""
+    run = _Run()
+
+    def work() -> tuple[str, dict[str, Any]]:
+        fields = params.fields()
+        limits = maintenance.parse_limits(fields["older_than"], fields["max_size"], fields["grace"])
+        document = maintenance.gc(fields["workspace"], limits, fields["delete"], fields["keep_versions"])
+        show_rows(run.showcase, "garbage", "workspace", "What nothing needs", document["garbage"])
+        done = "removed" if fields["delete"] else "could go"
+        return f"{len(document['garbage']):,} items of {document['num_bytes'] / 1e6:,.0f} MB {done}.", document
+
+    return run.end(work)

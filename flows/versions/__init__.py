@@ -1,0 +1,1 @@
+"""Saved versions of a model, and which one serves."""

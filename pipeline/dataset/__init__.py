@@ -1,0 +1,1 @@
+"""A dataset: its manifest and its splits."""

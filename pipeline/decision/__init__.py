@@ -1,0 +1,1 @@
+"""What will be done and why: similarity, size, case, plan, quote."""

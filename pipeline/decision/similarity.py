@@ -1,0 +1,183 @@
+"""How far a dataset's activations are from those the network was trained on; needs no source picture.
+
+A BatchNorm layer remembers the mean and variance of its input over the training data (Ioffe & Szegedy 2015,
+arXiv:1502.03167). Where another dataset's moments lie elsewhere, the network sees something it was not made
+for: that drift explains lost accuracy (Schneider et al. 2020, arXiv:2006.16971) and detects shifts without
+labels (arXiv:2107.00191).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.decision.nouns import Similarity, SimilarityVerdict
+from pipeline.types import Array
+
+SURE_FROM = 100  # pictures; between random samples of so many the distance varies by 0.001 to 0.003
+LOPSIDED = 1.5  # of the early and the late third, the higher over the lower: then the shift has a place
+NUM_RESAMPLES = 100
+NORMAL_95 = 1.96  # standard deviations on either side
+SEED = 0
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStatistics:
+    """What one BatchNorm layer remembers of its input, one value per channel."""
+
+    name: str
+    moving_mean: NDArray[np.floating]
+    moving_variance: NDArray[np.floating]
+    epsilon: float  # the layer adds it to every variance; with it a dead channel's 0 is harmless
+
+
+def measure_similarity(
+    statistics: Sequence[LayerStatistics], moments: Array, limits: tuple[float, float]
+) -> Similarity:
+    """Compare the moments of every BatchNorm layer's input with what the layer remembers.
+
+    Parameters
+    ----------
+    statistics
+        The layers, shallow to deep, at least one.
+    moments
+        (pictures, 2 x channels of all layers): per picture the means of a layer's input over positions, then its mean
+        squares, layer after layer.
+    limits
+        Similar below the first, different above the second.
+    """
+    layers = measure_layers(statistics, moments.mean(axis=0, dtype=np.float64))
+    early, middle, late = (float(third.mean()) for third in _thirds(layers))
+    distance = float(layers.mean())
+    verdict = judge_distance(distance, limits)
+    interval = _interval(statistics, moments, distance)
+    return Similarity(distance, early, middle, late, len(moments), verdict, interval, limits)
+
+
+def measure_layers(statistics: Sequence[LayerStatistics], mean_moments: NDArray[np.floating]) -> Float64:
+    """Return the distance of every layer, (..., layers), from mean moments (..., 2 x channels of all layers)."""
+    num_moments = 2 * sum(len(layer.moving_mean) for layer in statistics)
+    if mean_moments.shape[-1] != num_moments:
+        raise ValueError(f"{mean_moments.shape[-1]} moments do not belong to layers that have {num_moments}")
+    distances, start = [], 0
+    for layer in statistics:
+        channels = len(layer.moving_mean)
+        mean, mean_square = np.split(mean_moments[..., start : start + 2 * channels], 2, axis=-1)
+        distances.append(_layer_distance(layer, mean, mean_square))
+        start += 2 * channels
+    return np.stack(distances, axis=-1)
+
+
+def judge_distance(distance: float, limits: tuple[float, float]) -> SimilarityVerdict:
+    """Name a distance.
+
+    >>> [judge_distance(distance, (0.05, 0.09)) for distance in (0.0499, 0.05, 0.0901)]
+    ['similar', 'ambiguous', 'different']
+    """
+    similar_below, different_above = limits
+    if distance < similar_below:
+        return "similar"
+    return "different" if distance > different_above else "ambiguous"
+
+
+def _interval(statistics: Sequence[LayerStatistics], moments: Array, distance: float) -> tuple[float, float] | None:
+    """Say within what the distance of all pictures of this kind lies, at 95 %; None of one picture.
+
+    A divergence is never negative, so what is random in a sample adds to it, and adds once more when the sample is
+    sampled: by as much, which is taken off (Efron & Tibshirani 1993, chapter 10). With samples of 100 from four
+    real datasets the interval held the truth in 93 to 100 % of 40 trials, the quantiles of the resampled distances
+    in 13 to 90 %.
+    """
+    num = len(moments)
+    if num < 2:
+        return None
+    weights = np.random.default_rng(SEED).multinomial(num, [1 / num] * num, NUM_RESAMPLES) / num
+    resampled = measure_layers(statistics, weights @ moments.astype(np.float64)).mean(axis=-1)
+    middle = 2 * distance - float(resampled.mean())
+    reach = NORMAL_95 * float(resampled.std())
+    return max(middle - reach, 0.0), max(middle + reach, 0.0)
+
+
+def _layer_distance(layer: LayerStatistics, mean: NDArray[np.floating], mean_square: NDArray[np.floating]) -> Float64:
+    """Median over channels of KL(target || source) between two Gaussians, nats: (..., channels) to (...)."""
+    target_mean = np.asarray(mean, dtype=np.float64)
+    source_mean = np.asarray(layer.moving_mean, dtype=np.float64)
+    # the difference of two moments can fall a little below 0 for a constant channel
+    target = np.maximum(np.asarray(mean_square, dtype=np.float64) - target_mean**2, 0) + layer.epsilon
+    source = np.asarray(layer.moving_variance, dtype=np.float64) + layer.epsilon
+    ratio = (target + (target_mean - source_mean) ** 2) / source
+    distance: Float64 = np.median(0.5 * (np.log(source / target) + ratio - 1), axis=-1)
+    return distance
+
+
+def _thirds(layers: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Cut into three runs of nearly equal length; with fewer than three layers each third is all of them."""
+    return np.array_split(layers, 3) if len(layers) >= 3 else [layers] * 3
+
+
+# ── in words ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def describe_verdict(similarity: Similarity) -> str:
+    """Say on which side of which threshold a distance is."""
+    distance, (similar_below, different_above) = similarity.distance, similarity.limits
+    measured = f"D_BN {distance:.3f} over {similarity.num_images:,} pictures"
+    if similarity.verdict == "similar":
+        return f"Similar: {measured} is below {similar_below}, by {similar_below - distance:.3f}."
+    if similarity.verdict == "different":
+        return f"Different: {measured} is above {different_above}, by {distance - different_above:.3f}."
+    return (
+        f"Ambiguous: {measured} lies between {similar_below} and {different_above}. Treated as different, "
+        "because evidence can still choose the top tap from all taps."
+    )
+
+
+def describe_details(similarity: Similarity, backbone: str) -> tuple[str, ...]:
+    """Say how sure a distance is, where in the network it arises, and which network measured."""
+    return tuple(
+        sentence
+        for sentence in (_doubts(similarity), _depth(similarity), _instrument(similarity, backbone))
+        if sentence
+    )
+
+
+def _doubts(similarity: Similarity) -> str:
+    if similarity.interval is None:
+        return ""
+    low, high = similarity.interval
+    crossed = [limit for limit in similarity.limits if low < limit <= high]
+    few = similarity.num_images < SURE_FROM
+    if not crossed and not few:
+        return ""
+    between = f"at 95 % the distance lies between {low:.3f} and {high:.3f}"
+    fewness = f"; fewer than {SURE_FROM} pictures make it less sure" if few else ""
+    if crossed:
+        return f"The verdict is unsure: {between}, on both sides of {' and '.join(map(str, crossed))}{fewness}."
+    return f"The verdict holds over its interval: {between}{fewness}."
+
+
+def _depth(similarity: Similarity) -> str:
+    """Read the profile: what is far in early layers is how pictures look, in late ones what they show."""
+    different_above = similarity.limits[1]
+    early, late = similarity.early > different_above, similarity.late > different_above
+    figures = f"early layers {similarity.early:.3f}, late layers {similarity.late:.3f}"
+    if similarity.verdict == "similar" or not (early or late):
+        return ""
+    if early and late and max(similarity.early, similarity.late) < LOPSIDED * min(similarity.early, similarity.late):
+        return f"The shift is in the input and in what is shown alike ({figures})."
+    if similarity.early > similarity.late:
+        return f"The shift is mostly in the input, as of blur, sensor or size ({figures})."
+    return f"The shift is mostly semantic: the pictures show other things ({figures})."
+
+
+def _instrument(similarity: Similarity, backbone: str) -> str:
+    if similarity.measured_with == backbone:
+        return ""
+    because = f": {similarity.why_with}" if similarity.why_with else ""
+    own = f" Its own D_BN is {similarity.own.distance:.3f}." if similarity.own else ""
+    return f"Similarity was measured with {similarity.measured_with} instead of {backbone}{because}.{own}"

@@ -1,0 +1,1 @@
+"""The model that users take away, and predictions with it."""

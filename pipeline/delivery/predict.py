@@ -1,0 +1,94 @@
+"""Pictures to predictions with a delivered model: the same decoder, the same recipe, the same weights.
+
+Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.engine.files import CLASSIFIER_FILE, PROBABILITIES
+from pipeline.engine.openvino_engine import Engine
+from pipeline.errors import ImageError
+from pipeline.images.ahead import batched, work_ahead
+from pipeline.images.decode import MAX_BYTES, decode, prepare
+from pipeline.types import Array, Pixels, Prediction, Recipe
+
+
+class _Failure(NamedTuple):
+    """Why a file has no pixels."""
+
+    error: str
+    unread: bool  # it may be readable the next time
+
+
+def load_classifier(folder: Path) -> Engine:
+    """Compile the network of a delivered model."""
+    return Engine.load(folder / CLASSIFIER_FILE)
+
+
+def predict_files(
+    paths: Iterable[str],
+    engine: Engine,
+    recipe: Recipe,
+    classes: Sequence[str],
+    top: int,
+    thresholds: Sequence[float] = (),
+) -> Iterator[Prediction]:
+    """Predict one row per path, in order; a file that is no picture gives a row with its error.
+
+    Parameters
+    ----------
+    top
+        How many classes a row names, best first.
+    thresholds
+        Of the labels, where they do not exclude each other: a row then also has those that reach theirs.
+    """
+    work = work_ahead(paths, lambda path: (path, _read(path, recipe)))
+    batches = ((batch, _pixels([item for _, item in batch], recipe)) for batch in batched(work, engine.batch))
+    for batch, outputs in engine.stream(batches):
+        probabilities = iter(outputs[PROBABILITIES])
+        for path, item in batch:
+            row = next(probabilities)
+            if isinstance(item, _Failure):
+                yield Prediction(path, error=item.error, labels=() if thresholds else None, unread=item.unread)
+            else:
+                yield Prediction(path, _best(row, classes, top), labels=_given(row, classes, thresholds))
+
+
+def _read(path: str, recipe: Recipe) -> Pixels | _Failure:
+    try:
+        with open(path, "rb") as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+            data = file.read() if num_bytes <= MAX_BYTES else None  # a film must not fill the memory
+    except OSError as error:
+        return _Failure(f"cannot be read: {error.strerror or error}", unread=True)
+    if data is None:
+        size, limit = num_bytes / 2**20, MAX_BYTES / 2**20
+        return _Failure(f"{size:,.0f} MiB file, more than the {limit:.0f} MiB limit", unread=False)
+    try:
+        return prepare(decode(data, recipe), recipe)
+    except ImageError as error:
+        return _Failure(str(error), unread=False)
+
+
+def _pixels(items: Sequence[Pixels | _Failure], recipe: Recipe) -> Pixels:
+    """Stack a batch; a row without a picture is black, and nobody looks at its output."""
+    black = np.zeros((recipe.size, recipe.size, 3), np.float32)
+    return np.stack([black if isinstance(item, _Failure) else item for item in items])
+
+
+def _best(row: Array, classes: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
+    order = np.argsort(-row, kind="stable")[:top]
+    return tuple((classes[index], float(row[index])) for index in order)
+
+
+def _given(row: Array, classes: Sequence[str], thresholds: Sequence[float]) -> tuple[tuple[str, float], ...] | None:
+    if not thresholds:
+        return None
+    return tuple(pair for pair in _best(row, classes, len(classes)) if pair[1] >= thresholds[classes.index(pair[0])])

@@ -1,0 +1,1 @@
+"""A network compiled for this machine, and pictures through it."""

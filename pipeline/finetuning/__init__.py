@@ -1,0 +1,1 @@
+"""Training the whole network, resumable at any step, and the gate it must pass."""

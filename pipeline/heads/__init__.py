@@ -1,0 +1,1 @@
+"""Heads on stored features, and the evidence that chooses them."""

@@ -1,0 +1,1 @@
+"""What a model's folder says about it: the record and the report."""

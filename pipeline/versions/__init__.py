@@ -1,0 +1,1 @@
+"""When a head is trained again, and which version serves."""

@@ -1,0 +1,1 @@
+"""Datasets: folders and tables as users keep them, manifests, remembered digests."""

@@ -1,0 +1,178 @@
+"""Manifests on disk: JSON Lines, one file per fingerprint, and the one that is current for each name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
+from pipeline.fingerprint import fingerprint as fingerprint_of
+from pipeline.types import Image, Manifest, Rejected
+from storage.disk.atomic import parse_json, read_json, sealed, unsealed, write_json, write_whole
+from storage.workspace import Workspace
+
+FORMAT = "headstart.manifest"
+VERSION = 1
+CURRENT_FORMAT = "headstart.dataset"
+CURRENT_VERSION = 1
+
+MAX_NAME = 64  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRef:
+    """A dataset that is known by name."""
+
+    name: str
+    root: str  # absolute folder
+    fingerprint: str  # of its current manifest
+
+
+# ── names ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def parse_dataset_name(text: str) -> str:
+    """Accept a name that a person gave."""
+    if not re.fullmatch(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_NAME - 1}}}", text):
+        raise UsageError(
+            f"{text!r} cannot be a name. Wanted: at most {MAX_NAME} of a-z, 0-9, '.', '_' and '-', "
+            f"the first one a letter or digit, for example '{dataset_name(text)}'."
+        )
+    return text
+
+
+def dataset_name(text: str) -> str:
+    """Derive a name from that of a folder.
+
+    >>> dataset_name("My Flowers!")
+    'my-flowers'
+    """
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii").lower()
+    name = re.sub(r"[^a-z0-9._]+", "-", ascii_text).strip("._-")[:MAX_NAME].rstrip("._-")
+    # a name in another script: what is left must still be its own
+    return name or f"dataset-{fingerprint_of(text)[:6]}"
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_manifest(workspace: Workspace, manifest: Manifest, rebind: bool = False) -> DatasetRef:
+    """Keep a manifest and make it the current one of its dataset.
+
+    Raises
+    ------
+    ConflictError
+        The name stands for another folder; `rebind` lets it move.
+    """
+    name = parse_dataset_name(manifest.dataset)
+    known = find_dataset(workspace, name)
+    if known and known.root != manifest.root and not rebind:
+        raise ConflictError(
+            f"Dataset '{name}' is already {known.root}; this is {manifest.root}. Pass --name to choose another name."
+        )
+    ref = DatasetRef(name, manifest.root, manifest.fingerprint)
+    write_whole(workspace.manifest(name, ref.fingerprint), _to_bytes(manifest, ref), workspace.stage)
+    current = {"name": ref.name, "root": ref.root, "fingerprint": ref.fingerprint}
+    write_json(workspace.current(name), current, CURRENT_FORMAT, CURRENT_VERSION, workspace.stage)
+    return ref
+
+
+def _to_bytes(manifest: Manifest, ref: DatasetRef) -> bytes:
+    """Encode a header that vouches for itself and for the rows below it, one per image."""
+    rows = [
+        [image.digest.hex(), image.path, image.label if manifest.exclusive else image.labels, image.split]
+        for image in manifest.images
+    ]
+    body = "".join(f"{json.dumps(row)}\n" for row in rows).encode("ascii")
+    header = {
+        "dataset": manifest.dataset,
+        "root": manifest.root,
+        "fingerprint": ref.fingerprint,
+        "classes": manifest.classes,
+        "exclusive": manifest.exclusive,  # one label a row, else a list of labels
+        "rows_sha256": hashlib.sha256(body).hexdigest(),
+        "num_files": manifest.num_files,
+        "num_duplicates": manifest.num_duplicates,
+        "rejected": [[rejected.path, rejected.reason] for rejected in manifest.rejected],
+        "notes": manifest.notes,
+    }
+    return f"{json.dumps(sealed(header, FORMAT, VERSION))}\n".encode("ascii") + body
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def find_dataset(workspace: Workspace, name: str) -> DatasetRef | None:
+    path = workspace.current(name)
+    if not path.is_file():
+        return None
+    current = read_json(path, CURRENT_FORMAT, CURRENT_VERSION)
+    try:
+        return DatasetRef(current["name"], current["root"], current["fingerprint"])
+    except KeyError as error:
+        raise DamagedError(f"{path} is damaged: it lacks {error}. Run `headstart plan` again.") from error
+
+
+def list_names(workspace: Workspace) -> list[str]:
+    """The name of every known dataset, also of one that cannot be read."""
+    return sorted(path.parent.name for path in workspace.datasets.glob("*/current.json"))
+
+
+def list_datasets(workspace: Workspace) -> list[DatasetRef]:
+    """Every known dataset, by name."""
+    return [ref for name in list_names(workspace) if (ref := find_dataset(workspace, name))]
+
+
+def read_manifest(workspace: Workspace, name: str, fingerprint: str | None = None) -> Manifest:
+    """Read a dataset's current manifest, or an earlier one.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such dataset or manifest.
+    DamagedError
+        The file does not hold what its fingerprint says.
+    """
+    if fingerprint is None:
+        ref = find_dataset(workspace, name)
+        if ref is None:
+            known = ", ".join(ref.name for ref in list_datasets(workspace)) or "none yet"
+            raise NotFoundError(f"There is no dataset '{name}'. Known: {known}.")
+        fingerprint = ref.fingerprint
+    path = workspace.manifest(name, fingerprint)
+    try:
+        head, _, body = path.read_bytes().partition(b"\n")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"Dataset '{name}' has no manifest {fingerprint}.") from error
+    header = unsealed(parse_json(head, path), FORMAT, VERSION, path)
+    manifest = _from_lines(header, body.splitlines(), path)
+    intact = hashlib.sha256(body).hexdigest() == header.get("rows_sha256")
+    if not (intact and fingerprint == header.get("fingerprint") == manifest.fingerprint):
+        raise DamagedError(f"{path} is damaged: its content has another fingerprint. Run `headstart plan` again.")
+    return manifest
+
+
+def _from_lines(header: dict[str, Any], lines: list[bytes], path: Path) -> Manifest:
+    try:
+        rows = [json.loads(line) for line in lines]
+        exclusive = header.get("exclusive", True)  # earlier versions knew nothing else
+        return Manifest(
+            dataset=header["dataset"],
+            root=header["root"],
+            classes=tuple(header["classes"]),
+            images=tuple(
+                Image(bytes.fromhex(row[0]), row[1], (row[2],) if exclusive else tuple(row[2]), row[3]) for row in rows
+            ),
+            rejected=tuple(Rejected(*pair) for pair in header["rejected"]),
+            num_files=header["num_files"],
+            num_duplicates=header["num_duplicates"],
+            notes=tuple(header["notes"]),
+            exclusive=exclusive,
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DamagedError(f"{path} is damaged ({error}). Run `headstart plan` again.") from error

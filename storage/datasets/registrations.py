@@ -1,0 +1,44 @@
+"""What each dataset was onboarded with, beside its manifests, so that it can be asked for again without a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import DamagedError, NotFoundError
+from storage.disk.atomic import read_json, write_json
+from storage.workspace import Workspace
+
+FORMAT = "headstart.onboarded"
+VERSION = 1
+
+
+def write_registration(workspace: Workspace, name: str, asked: Mapping[str, Any]) -> None:
+    """Keep what a dataset was onboarded with; nothing is written where that is known already."""
+    try:
+        known = find_registration(workspace, name)
+    except DamagedError:
+        known = None
+    if known != dict(asked):
+        write_json(workspace.onboarded(name), {"asked": dict(asked)}, FORMAT, VERSION, workspace.stage)
+
+
+def find_registration(workspace: Workspace, name: str) -> dict[str, Any] | None:
+    """Return what a dataset was onboarded with; None where it never was.
+
+    Raises
+    ------
+    DamagedError
+        The file is not as it was written.
+    """
+    path = workspace.onboarded(name)
+    advice = f"Onboard it once more, with the same options: headstart onboard DIR --name {name}"
+    try:
+        asked = read_json(path, FORMAT, VERSION).get("asked")
+    except NotFoundError:
+        return None
+    except DamagedError as error:
+        raise DamagedError(f"{error} {advice}") from error
+    if not isinstance(asked, dict):
+        raise DamagedError(f"{path} is damaged: it does not say what was asked. {advice}")
+    return asked

@@ -1,0 +1,1 @@
+"""System calls that change the disk: atomic writes, locks, hashes, plain HDF5."""

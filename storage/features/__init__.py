@@ -1,0 +1,1 @@
+"""The feature store: shards, catalog, index, claims, packs."""

@@ -1,0 +1,140 @@
+"""Who is computing what, so that runs over the same pictures share the work instead of repeating it.
+
+A claim is a file of digests that its owner keeps locked: the lock ends with the process, however that ends, and
+the claim with it. Nothing rests on claims but time; two that compute the same row store the same row.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+from uuid import uuid4
+
+from pipeline.fingerprint import DIGEST_BYTES
+from pipeline.types import Digest, Space
+from storage.disk.atomic import make_folder
+from storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 60.0
+STALE_SECONDS = 600.0  # a live process that showed nothing for so long is stopped or stuck: do not wait for it
+
+
+class _Claim(NamedTuple):
+    path: Path
+    descriptor: int  # holds the lock
+    digests: frozenset[Digest]
+
+
+class Claims:
+    """The claims of one run on the pictures of one space. A context manager: what it still holds is given back."""
+
+    def __init__(self, workspace: Workspace, space: Space) -> None:
+        self._folder = workspace.claims(space.id)
+        self._fs = workspace.stage.fs
+        self._held: list[_Claim] = []
+        self._refreshed = time.monotonic()
+
+    def take(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Claim pictures; returns those that nobody else is computing, in order."""
+        if not digests:
+            return []
+        try:
+            with self._alone():
+                taken = self._taken_by_others()
+                free = [digest for digest in digests if digest not in taken]
+                if free:
+                    self._hold(free)
+                return free
+        except OSError as error:  # a full disk, or a file system without locks: the work may be done twice
+            log.info("pictures are computed without a claim on them: %s", error)
+            return list(digests)
+
+    def keep(self, missing: Collection[Digest]) -> None:
+        """Give back the claims of which nothing is missing any more."""
+        done = [claim for claim in self._held if claim.digests.isdisjoint(missing)]
+        self._held = [claim for claim in self._held if claim not in done]
+        for claim in done:
+            self._give_back(claim)
+
+    def refresh(self) -> None:
+        """Show the others that the work goes on; cheap enough to be called after every batch."""
+        if time.monotonic() - self._refreshed < REFRESH_SECONDS:
+            return
+        self._refreshed = time.monotonic()
+        for claim in self._held:
+            with suppress(OSError):
+                os.utime(claim.descriptor)
+
+    @property
+    def digests(self) -> list[Digest]:
+        """Everything that is claimed now."""
+        return [digest for claim in self._held for digest in claim.digests]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.keep(())
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one run at a time look at the claims and add its own."""
+        make_folder(self._folder, self._fs)
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _taken_by_others(self) -> set[Digest]:
+        own = {claim.path for claim in self._held}
+        taken: set[Digest] = set()
+        for path in sorted(self._folder.glob("*.claim")):
+            if path in own:
+                continue
+            with suppress(FileNotFoundError), open(path, "rb") as file:  # its owner may give it back just now
+                if _is_dead(file.fileno()):
+                    self._fs.unlink(path)
+                elif time.time() - os.fstat(file.fileno()).st_mtime < STALE_SECONDS:
+                    keys = file.read()
+                    taken.update(keys[at : at + DIGEST_BYTES] for at in range(0, len(keys), DIGEST_BYTES))
+        return taken
+
+    def _hold(self, digests: Sequence[Digest]) -> None:
+        path = self._folder / f"{uuid4().hex}.claim"
+        descriptor = self._fs.open_exclusive(path, 0o644)
+        claim = _Claim(path, descriptor, frozenset(digests))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            rest = memoryview(b"".join(digests))
+            while rest:
+                rest = rest[self._fs.write(descriptor, rest) :]
+        except OSError:
+            self._give_back(claim)
+            raise
+        self._held.append(claim)
+
+    def _give_back(self, claim: _Claim) -> None:
+        with suppress(OSError):  # what stays behind is not locked, so the next run removes it
+            self._fs.unlink(claim.path)
+        os.close(claim.descriptor)
+
+
+def _is_dead(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: their folders and checkpoints."""

@@ -1,0 +1,1 @@
+"""Looking at the whole workspace: verification, garbage collection, health."""

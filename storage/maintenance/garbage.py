@@ -1,0 +1,333 @@
+"""What no dataset and no model needs any more, and its removal.
+
+Needed are the rows of every picture in a dataset's current manifest, or in the manifest that a saved model or a
+fine-tuning job names.
+What is needed is read strictly: one manifest or record that cannot be read, and nothing is removed. Rows are told
+apart by the shards themselves, not by the catalog.
+
+What only a version that goes had needed goes the next time.
+
+Every space is locked before manifests are read, so that a run which starts meanwhile waits, and then finds missing
+what was removed. At every step of a removal the needed rows are in a complete shard on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import time
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from pipeline.errors import ConflictError, DamagedError, NotFoundError
+from pipeline.types import Digest, Space
+from storage.datasets.manifests import find_dataset, read_manifest
+from storage.disk.atomic import abandoned, explained, sweep, write_whole
+from storage.disk.locks import alone
+from storage.features.catalog import Catalog, ShardRow
+from storage.features.spaces import read_space
+from storage.jobs.folder import is_running, last_written, list_folders, read_document, remove_job
+from storage.models.engines import list_engines
+from storage.models.versions import list_versions, read_ref, remove_version
+from storage.workspace import Workspace
+
+Kind = Literal["shard", "manifest", "model", "engine", "job", "quarantine", "staging"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may go of the things that nothing needs."""
+
+    grace_seconds: float = 24 * 3600.0  # what is younger stays, always
+    older_than_seconds: float = 0.0  # what is younger stays, this time
+    max_bytes: int | None = None  # of the whole workspace: the oldest go first, and none once it fits
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """Something that nothing needs, or a shard of which some rows are not needed."""
+
+    kind: Kind
+    path: Path
+    written: float  # seconds since 1970
+    num_rows: int  # that go
+    num_bytes: int  # that come free; a share of the file where needed rows stay
+    reason: str
+    space: Space | None = None  # of a shard
+
+
+class Collected(NamedTuple):
+    garbage: tuple[Garbage, ...]  # oldest first
+    left_alone: tuple[str, ...]  # spaces that were not looked into, and why
+
+
+class _Needed(NamedTuple):
+    digests: set[Digest]
+    manifests: set[Path]
+
+
+def collect(
+    workspace: Workspace, engines: Collection[str], limits: Limits, delete: bool, superseded: Collection[Path] = ()
+) -> Collected:
+    """Find what nothing needs and, with `delete`, remove it.
+
+    Parameters
+    ----------
+    engines
+        Ids of the compiled networks that can still be used.
+    superseded
+        Folders of models' versions that may go.
+
+    Raises
+    ------
+    ConflictError
+        What is needed cannot be known for certain; nothing was removed.
+    """
+    catalog = Catalog(workspace)
+    with ExitStack() as held:
+        try:
+            spaces, left_alone = _enter(workspace, held)
+            _check_catalog(workspace, catalog, spaces)
+            needed = _find_needed(workspace)
+            found = [
+                *(item for space in spaces for item in _find_rows(workspace, space, needed.digests)),
+                # a run that is going on may be about to name an old manifest in its model's record
+                *(() if left_alone else _find_manifests(workspace, needed.manifests)),
+                *(_garbage("model", folder, "superseded by newer versions") for folder in superseded),
+                *_find_engines(workspace, engines),
+                *_find_jobs(workspace),
+                *_find_leftovers(workspace, limits.grace_seconds),
+            ]
+        except OSError as error:
+            raise ConflictError(f"Cannot read {error.filename}: {error.strerror}. Nothing was removed.") from error
+        except (DamagedError, NotFoundError) as error:
+            raise ConflictError(f"{error} Nothing was removed. `headstart verify` says what is damaged.") from error
+        if not needed.digests and any(item.kind == "shard" for item in found):
+            raise ConflictError(
+                f"No dataset and no model is known in {workspace.root}, so that all features would go. Nothing was "
+                "removed. If that is meant, remove the folder."
+            )
+        garbage = _choose(workspace, found, limits)
+        if delete:
+            for item in garbage:
+                _remove(workspace, catalog, item, needed.digests, limits)
+    return Collected(tuple(garbage), tuple(left_alone))
+
+
+# ── what is needed ───────────────────────────────────────────────────────────────────────────────
+
+
+def _enter(workspace: Workspace, held: ExitStack) -> tuple[list[Space], list[str]]:
+    """Lock every space that nobody has open."""
+    spaces, left_alone = [], []
+    for folder in sorted(path.parent for path in workspace.spaces.glob("*/space.json")):
+        try:
+            space = read_space(workspace, folder.name)
+        except DamagedError:
+            raise
+        except ConflictError as error:  # of another version
+            left_alone.append(str(error))
+            continue
+        if held.enter_context(alone(folder)):
+            spaces.append(space)
+        else:
+            left_alone.append(f"Space {space.id} ({space.backbone}) is in use; run again when that has ended.")
+    return spaces, left_alone
+
+
+def _check_catalog(workspace: Workspace, catalog: Catalog, spaces: Collection[Space]) -> None:
+    """What was damaged or lost is no ground to remove anything, though rows are told apart without it."""
+    if not any(any(workspace.shards(space.id)) for space in spaces):
+        return
+    if not catalog.path.exists():
+        raise DamagedError(f"{catalog.path} is gone.")
+    catalog.check_pages()
+
+
+def _find_needed(workspace: Workspace) -> _Needed:
+    needed = _Needed(set(), set())
+    for name, fingerprint in _needed_manifests(workspace):
+        manifest = read_manifest(workspace, name, fingerprint)
+        needed.digests.update(image.digest for image in manifest.images)
+        needed.manifests.add(workspace.manifest(name, fingerprint))
+    return needed
+
+
+def _needed_manifests(workspace: Workspace) -> Iterator[tuple[str, str]]:
+    """Yield dataset and fingerprint of every current manifest, and of those that models and jobs were made from."""
+    for folder in sorted(path for path in workspace.datasets.glob("*") if path.is_dir()):
+        if ref := find_dataset(workspace, folder.name):
+            yield ref.name, ref.fingerprint
+    for folder in list_versions(workspace):
+        record = read_ref(folder).record
+        try:
+            yield str(record["dataset"]), str(record["data"]["fingerprint"])
+        except (KeyError, TypeError) as error:
+            raise DamagedError(f"{folder} is damaged: its record does not say what it was trained on.") from error
+    for folder in list_folders(workspace):
+        asked = _find_asked(folder)
+        if asked and workspace.manifest(*asked).exists():  # without it the job is of no use, and garbage
+            yield asked
+
+
+def _find_asked(folder: Path) -> tuple[str, str] | None:
+    """Return dataset and fingerprint of a job; None for one that ended before it had begun, or is gone."""
+    path = folder / "job.json"
+    try:
+        asked = read_document(path)
+        return str(asked["dataset"]), str(asked["fingerprint"])
+    except NotFoundError:
+        return None
+    except KeyError as error:
+        raise DamagedError(f"{path} is damaged: it does not say what the job trains on.") from error
+
+
+# ── what is not ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _find_rows(workspace: Workspace, space: Space, needed: Collection[Digest]) -> Iterator[Garbage]:
+    from storage.features.shards import open_shard
+
+    for _, path in workspace.shards(space.id):
+        shard = open_shard(path, space)
+        num_rows = sum(key.tobytes() not in needed for key in shard.keys)
+        if num_rows:
+            yield Garbage(
+                "shard",
+                path,
+                path.stat().st_mtime,
+                num_rows,
+                shard.num_bytes * num_rows // shard.num_rows,
+                f"pictures that no dataset or model has, in {space.id} ({space.backbone})",
+                space,
+            )
+
+
+def _find_manifests(workspace: Workspace, needed: Collection[Path]) -> Iterator[Garbage]:
+    for path in workspace.datasets.glob("*/*.jsonl"):
+        if path not in needed:
+            yield _garbage("manifest", path, "not current, and no model was trained on it")
+
+
+def _find_engines(workspace: Workspace, needed: Collection[str]) -> Iterator[Garbage]:
+    for folder in list_engines(workspace):
+        if folder.name not in needed:
+            yield _garbage(
+                "engine", folder, "compiled for a network, an OpenVINO or a headstart that is not here any more"
+            )
+
+
+def _find_jobs(workspace: Workspace) -> Iterator[Garbage]:
+    """Find jobs on pictures that are not the dataset's any more, and what an ended one has left behind."""
+    for folder in list_folders(workspace):
+        if is_running(workspace, folder.name):
+            continue
+        asked = _find_asked(folder)
+        ref = find_dataset(workspace, asked[0]) if asked else None
+        if asked is None:
+            yield _job_garbage(folder, "of a job that ended before it had begun")
+        elif ref is None or ref.fingerprint != asked[1]:
+            yield _job_garbage(folder, "its dataset has other pictures now")
+        elif (outcome := folder / "outcome.json").exists():
+            read_document(outcome)  # a damaged one decides nothing
+            for left in workspace.job_leftovers(folder.name):
+                yield _job_garbage(left, "left behind by a job that has ended")
+
+
+def _job_garbage(folder: Path, reason: str) -> Garbage:
+    return replace(_garbage("job", folder, reason), written=last_written(folder))
+
+
+def _find_leftovers(workspace: Workspace, grace_seconds: float) -> Iterator[Garbage]:
+    for path in workspace.quarantine.glob("*"):
+        item = _garbage("quarantine", path, "damaged, and set aside")
+        # the time of the move, not that of the last write
+        yield replace(item, written=path.lstat().st_ctime)
+    for path in abandoned(workspace.staging, grace_seconds):
+        yield _garbage("staging", path, "left behind by a process that ended early")
+
+
+def _garbage(kind: Kind, path: Path, reason: str) -> Garbage:
+    return Garbage(kind, path, path.lstat().st_mtime, 0, _size(path), reason)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    num_bytes = 0
+    for file in [path, *path.rglob("*")]:
+        with suppress(FileNotFoundError):  # others go on with their work
+            status = file.lstat()
+            num_bytes += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return num_bytes
+
+
+def _choose(workspace: Workspace, found: list[Garbage], limits: Limits) -> list[Garbage]:
+    """Keep to the limits; oldest first."""
+    latest = time.time() - max(limits.grace_seconds, limits.older_than_seconds)
+    old = sorted((item for item in found if item.written <= latest), key=lambda item: item.written)
+    if limits.max_bytes is None:
+        return old
+    chosen = []
+    excess = _size(workspace.root) - limits.max_bytes
+    for item in old:
+        if excess <= 0:
+            break
+        chosen.append(item)
+        excess -= item.num_bytes
+    return chosen
+
+
+# ── removing ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _remove(workspace: Workspace, catalog: Catalog, item: Garbage, needed: Collection[Digest], limits: Limits) -> None:
+    if item.space is not None:
+        _remove_rows(workspace, catalog, item.space, item.path, needed)
+    elif item.kind == "staging":
+        sweep(workspace.staging, workspace.stage.fs, limits.grace_seconds)
+    elif item.kind == "model":
+        remove_version(workspace, item.path)
+    elif item.kind == "job":
+        with explained(item.path):
+            remove_job(workspace, item.path, item.written)
+    else:
+        _remove_files(workspace, item)
+
+
+def _remove_files(workspace: Workspace, item: Garbage) -> None:
+    with explained(item.path), suppress(FileNotFoundError):
+        if item.path.lstat().st_mtime <= item.written:  # else it was written anew since we looked
+            remove = workspace.stage.fs.remove_tree if item.path.is_dir() else workspace.stage.fs.unlink
+            remove(item.path)
+
+
+def _remove_rows(workspace: Workspace, catalog: Catalog, space: Space, path: Path, needed: Collection[Digest]) -> None:
+    """Take rows out of the store: those that stay are complete under another name before their old file goes."""
+    from storage.features.shards import encode_shard, is_named_after_content, open_shard
+
+    if not is_named_after_content(path):
+        raise DamagedError(f"{path} is damaged: its content does not match its name. Run `headstart verify`.")
+    shard = open_shard(path, space)
+    rows = np.flatnonzero([key.tobytes() in needed for key in shard.keys])
+    if len(rows):
+        keys = shard.keys[rows]
+        image = encode_shard(
+            space,
+            [key.tobytes() for key in keys],
+            {tap.name: shard.read_rows(tap.name, rows, keys) for tap in space.taps},
+        )
+        name = hashlib.sha256(image).hexdigest()
+        write_whole(workspace.shard(space.id, name), image, workspace.stage, mode=0o444)
+        catalog.replace(space, path.stem, ShardRow(name, len(rows), len(image), keys.tobytes()))
+    else:
+        catalog.remove(space, [path.stem])
+    with explained(path):
+        workspace.stage.fs.unlink(path)
+        workspace.stage.fs.fsync_path(path.parent)
+        if not any(workspace.shards(space.id)):
+            workspace.stage.fs.remove_tree(workspace.space(space.id))

@@ -1,0 +1,1 @@
+"""Saved models: versions, bundles, compiled engines."""

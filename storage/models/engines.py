@@ -1,0 +1,64 @@
+"""Compiled networks: derived from a model and a machine, dropped without regret."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import ConflictError, DamagedError, NotFoundError
+from storage.disk.atomic import explained, publish_folder, read_json, scratch_folder, write_json
+from storage.disk.hashes import changed_files, hash_files
+from storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+FORMAT = "headstart.engine"
+VERSION = 1
+LISTING = "engine.json"
+
+
+def find_engine(workspace: Workspace, engine_id: str) -> Path | None:
+    """Return the folder of a compiled network; one that is not whole is removed, and there is none."""
+    folder = workspace.engine(engine_id)
+    if not folder.exists():
+        return None
+    try:
+        check_engine(folder)
+    except ConflictError as error:
+        log.warning("%s It was removed and will be compiled again.", error)
+        remove_engine(workspace, engine_id)
+        return None
+    return folder
+
+
+def list_engines(workspace: Workspace) -> list[Path]:
+    """The folder of every compiled network; its name is the engine's id."""
+    return sorted(path for path in workspace.engines.glob("*") if path.is_dir())
+
+
+def check_engine(folder: Path) -> None:
+    """Raise ConflictError unless a compiled network is as it was written."""
+    try:
+        files = read_json(folder / LISTING, FORMAT, VERSION).get("files")
+    except NotFoundError as error:
+        raise DamagedError(f"{folder} is damaged: {error}") from error
+    if not isinstance(files, dict) or (changed := changed_files(folder, files)):
+        named = ", ".join(changed) if isinstance(files, dict) else LISTING
+        raise DamagedError(f"{folder} is damaged: {named} changed since it was written.")
+
+
+def remove_engine(workspace: Workspace, engine_id: str) -> None:
+    with explained(workspace.engine(engine_id)):
+        workspace.stage.fs.remove_tree(workspace.engine(engine_id))
+
+
+@contextmanager
+def new_engine(workspace: Workspace, engine_id: str) -> Iterator[Path]:
+    """Yield a folder for a compiled network to be saved in; one that exists by then stays, it is the same."""
+    final = workspace.engine(engine_id)
+    with scratch_folder(workspace.staging, workspace.stage.fs) as folder:
+        yield folder
+        write_json(folder / LISTING, {"files": hash_files(folder)}, FORMAT, VERSION, workspace.stage)
+        publish_folder(folder, final, workspace.stage.fs)

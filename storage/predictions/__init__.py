@@ -1,0 +1,1 @@
+"""What `predict-batch` has predicted: ledgers and tables."""

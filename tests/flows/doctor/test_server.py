@@ -1,0 +1,338 @@
+"""Each thing that can be amiss on a Prefect server is found, with what to do about it.
+
+The faults are planted in what was read from the session's real server, which other tests need as it is.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from tests.flows.service.test_deploy import DEPLOYMENTS as DEPLOYED
+
+pytestmark = pytest.mark.prefect
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def ago(**span):
+    return NOW - timedelta(**span)
+
+
+@pytest.fixture(scope="module")
+def read(deployed):
+    """What the session's server says, as it is."""
+    from flows.doctor.server_state import read_server
+
+    return read_server(deployed["server"])
+
+
+@pytest.fixture
+def healthy(read, monkeypatch):
+    """The same at noon, with workers, and runs of every schedule to come."""
+    from flows.doctor import server as doctor_server
+    from flows.doctor.server_state import Access
+
+    monkeypatch.setattr(doctor_server, "tells_nobody", lambda: True)
+    monkeypatch.setattr(doctor_server, "LISTENING", ())
+    deployments = {
+        name: found.model_copy(
+            update={
+                "paused": False,
+                "schedules": [
+                    row.model_copy(update={"active": True, "updated": ago(days=1)}) for row in found.schedules
+                ],
+                "global_concurrency_limit": found.global_concurrency_limit.model_copy(
+                    update={"active": True, "active_slots": 0, "updated": ago(days=1)}
+                ),
+            }
+        )
+        for name, found in read.deployments.items()
+    }
+    return replace(
+        read,
+        access=Access(is_open=True, now=NOW, seconds_ahead=0.5),
+        tells_usage=False,
+        pools={name: pool.model_copy(update={"is_paused": False}) for name, pool in read.pools.items()},
+        workers={name: [a_worker()] for name in ("cpu", "gpu")},
+        deployments=deployments,
+        automations=dict.fromkeys(read.automations, True),
+        begun=[],
+        due=[],
+        failed=[],
+        heard={},
+        scheduled=frozenset(row.id for found in deployments.values() for row in found.schedules),
+    )
+
+
+def a_worker(status="ONLINE", heard=None):
+    from prefect.client.schemas.objects import Worker
+
+    return Worker(name="box", work_pool_id=uuid4(), last_heartbeat_time=heard or ago(seconds=10), status=status)
+
+
+def a_run(state="RUNNING", pool="cpu", **changed):
+    from prefect.client.schemas.objects import FlowRun, State
+
+    fields = {"flow_id": uuid4(), "name": "onboard-pets", "work_pool_name": pool, "start_time": ago(hours=1)}
+    return FlowRun(**fields | changed, state=State(type=state, timestamp=ago(hours=1)))
+
+
+def changed(state, deployment, **fields):
+    """The state with one deployment changed."""
+    name = f"{deployment}/{deployment}"
+    return replace(state, deployments={**state.deployments, name: state.deployments[name].model_copy(update=fields)})
+
+
+def limited(state, deployment, **fields):
+    """The state with the limit of one deployment changed."""
+    limit = state.deployments[f"{deployment}/{deployment}"].global_concurrency_limit
+    return changed(state, deployment, global_concurrency_limit=limit.model_copy(update=fields))
+
+
+def findings(state):
+    from flows.doctor.server import judge
+
+    return [
+        (check.name, check.state, check.found, check.advice) for check in judge(state) if check.state not in ("ok",)
+    ]
+
+
+def the_finding(state):
+    (found,) = findings(state)
+    return found
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_deploy_has_made_is_read(read):
+    from importlib.metadata import version
+
+    from flows.doctor.server import DEPLOYMENTS
+    from flows.service.deploy import LOST_RUNS
+
+    assert set(DEPLOYMENTS) == DEPLOYED
+    assert {f"{name}/{name}" for name in DEPLOYMENTS} <= read.deployments.keys()
+    assert {name for name, *_ in LOST_RUNS} <= read.automations.keys()
+    assert {"cpu", "gpu"} <= read.pools.keys()
+    assert (read.version, read.access.is_open) == (version("prefect"), True)
+    assert abs(read.access.seconds_ahead) < 30
+
+
+def test_a_run_that_begun_and_its_last_heartbeat_and_one_that_failed_are_read(deployed, client):
+    from prefect.client.schemas.objects import State, StateType
+
+    from flows.doctor.server_state import read_server
+
+    deployment = client.read_deployment_by_name("verify/verify")
+    begun, failed = (client.create_flow_run_from_deployment(deployment.id) for _ in range(2))
+    client.set_flow_run_state(begun.id, State(type=StateType.RUNNING), force=True)
+    client.set_flow_run_state(failed.id, State(type=StateType.CRASHED), force=True)
+    try:
+        state = read_server(deployed["server"])
+        assert begun.id in {run.id for run in state.begun}
+        assert failed.id not in {run.id for run in state.begun}
+        assert failed.id in {run.id for run in state.failed}
+        assert state.heard[begun.id]  # that it began, where it sent no heartbeat
+    finally:
+        client.delete_flow_run(begun.id)
+        client.delete_flow_run(failed.id)
+
+
+# ── judging ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_healthy_server_has_no_finding(healthy):
+    assert findings(healthy) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "listening", "is_open", "state"),
+    [
+        ("http://127.0.0.1:4200/api", "0100007F:1068", True, "ok"),
+        ("http://[::1]:4200/api", "0100007F:1068", True, "ok"),
+        ("http://localhost:4200/api", "00000000:1068", True, "warning"),  # at every address, not only this one
+        ("http://localhost:4200/api", "00000000:1069", True, "ok"),
+        ("http://prefect.example:4200/api", "0100007F:1068", True, "warning"),
+        ("http://prefect.example:4200/api", "0100007F:1068", False, "ok"),
+    ],
+)
+def test_a_server_that_answers_everybody_on_the_network_is_a_warning(
+    healthy, monkeypatch, tmp_path, url, listening, is_open, state
+):
+    from flows.doctor import server as doctor_server
+
+    table = tmp_path / "tcp"
+    table.write_text(f"  sl  local_address rem_address   st\n   0: {listening} 00000000:0000 0A 0 0\n")
+    monkeypatch.setattr(doctor_server, "LISTENING", (str(table),))
+    found = doctor_server._check_access(url, replace(healthy.access, is_open=is_open))
+    assert (found.state, "PREFECT_SERVER_API_AUTH_STRING" in found.advice) == (state, state == "warning")
+
+
+def test_another_prefect_on_the_server_another_time_or_telemetry_is_a_finding(healthy):
+    assert the_finding(replace(healthy, version="3.6.1"))[:3] == (
+        "server version",
+        "problem",
+        "Prefect 3.6.1 there, 3.8.8 here.",
+    )
+    assert the_finding(replace(healthy, access=replace(healthy.access, seconds_ahead=-300)))[2] == (
+        "The server's is 5 min behind this machine's."
+    )
+    name, state, found, _ = the_finding(replace(healthy, tells_usage=True))
+    assert (name, state, "PREFECT_SERVER_ANALYTICS_ENABLED=false" in found) == ("telemetry", "warning", True)
+
+
+def test_a_pool_that_is_missing_or_paused_is_a_problem(healthy):
+    paused = healthy.pools["cpu"].model_copy(update={"is_paused": True})
+    name, state, _, advice = the_finding(replace(healthy, pools={**healthy.pools, "cpu": paused}))
+    assert (name, state, "prefect work-pool resume cpu" in advice) == ("pools", "problem", True)
+    without = {name: pool for name, pool in healthy.pools.items() if name != "gpu"}
+    assert the_finding(replace(healthy, pools=without)) == (
+        "pools",
+        "problem",
+        "Missing: gpu.",
+        "Make them: headstart deploy",
+    )
+
+
+def test_a_pool_without_a_live_worker_says_when_one_was_heard_of_and_how_to_start_one(healthy):
+    gone = [a_worker("OFFLINE", ago(hours=3))]
+    assert the_finding(replace(healthy, workers={**healthy.workers, "cpu": gone})) == (
+        "workers",
+        "problem",
+        "cpu: none is online; the last was heard of 3 h ago.",
+        "Start one: prefect worker start --pool cpu --limit 2",
+    )
+    name, state, found, advice = the_finding(replace(healthy, workers={**healthy.workers, "gpu": []}))
+    assert (name, state, "none ever was" in found) == ("workers", "warning", True)
+    assert "--pool gpu --limit 1" in advice
+
+
+def test_a_deployment_that_is_missing_old_or_paused_is_found(healthy):
+    without = {name: found for name, found in healthy.deployments.items() if name != "refresh/refresh"}
+    assert the_finding(replace(healthy, deployments=without))[1:3] == ("problem", "Missing: refresh.")
+    name, state, found, advice = the_finding(changed(healthy, "extract", version="0.0.9"))
+    assert (name, state, "headstart 0.0.9" in found) == ("deployments", "warning", True)
+    assert advice.startswith("headstart deploy")
+    assert the_finding(changed(healthy, "gc", paused=True))[1:3] == (
+        "warning",
+        "gc: it is paused, and its schedules make no runs.",
+    )
+
+
+def test_a_server_that_nothing_was_deployed_to_is_told_in_few_lines(healthy):
+    empty = replace(healthy, deployments={}, pools={}, workers={}, automations={})
+    assert [(name, state) for name, state, *_ in findings(empty)] == [
+        ("pools", "problem"),
+        ("deployments", "problem"),
+        ("automations", "problem"),
+    ]
+
+
+def test_a_limit_that_is_missing_or_switched_off_is_found(healthy):
+    assert the_finding(changed(healthy, "onboard", global_concurrency_limit=None))[:2] == ("limits", "warning")
+    name, state, _, advice = the_finding(limited(healthy, "onboard", active=False))
+    assert (name, state) == ("limits", "problem")  # no run gets a place then, and all wait
+    assert advice.endswith("--enable")
+
+
+def test_a_place_that_no_run_holds_is_a_problem_once_its_lease_must_have_ended(healthy):
+    held = limited(healthy, "gc", active_slots=1)
+    name, state, found, advice = the_finding(held)
+    assert (name, state, found) == ("limits", "problem", "gc: 1 of 1 places are held, by 0 runs.")
+    limit = held.deployments["gc/gc"].global_concurrency_limit
+    assert advice.endswith(f"prefect gcl update {limit.name} --active-slots 0")
+    assert the_finding(limited(healthy, "gc", active_slots=1, updated=ago(minutes=4)))[1] == "warning"
+    run = a_run(deployment_id=healthy.deployments["gc/gc"].id)
+    assert findings(replace(held, begun=[run], heard={run.id: ago(seconds=20)})) == []
+
+
+def test_an_automation_that_is_missing_or_switched_off_is_a_problem(healthy):
+    name = "headstart: lost runs"
+    off = {**healthy.automations, name: False}
+    assert the_finding(replace(healthy, automations=off))[3] == f'prefect automation resume "{name}"'
+    del off[name]
+    assert the_finding(replace(healthy, automations=off))[1:3] == ("problem", f"Missing: {name}.")
+
+
+def test_a_schedule_without_a_run_to_come_means_that_the_scheduler_is_dead(healthy):
+    (nightly,) = healthy.deployments["refresh/refresh"].schedules
+    name, state, found, advice = the_finding(replace(healthy, scheduled=healthy.scheduled - {nightly.id}))
+    assert (name, state, found.startswith("refresh 0 3 * * *")) == ("schedules", "problem", True)
+    assert "sqlalchemy<2.1" in advice
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"cron": "0 0 1 1 *"},
+        {"interval": timedelta(days=365)},
+    ],
+)
+def test_a_schedule_that_is_due_in_a_year_or_was_made_just_now_needs_no_run_yet(healthy, schedule):
+    from prefect.client.schemas.schedules import construct_schedule
+
+    (nightly,) = healthy.deployments["refresh/refresh"].schedules
+    state = replace(healthy, scheduled=healthy.scheduled - {nightly.id})
+    rare = nightly.model_copy(update={"schedule": construct_schedule(**schedule)})
+    assert findings(changed(state, "refresh", schedules=[rare])) == []
+    young = nightly.model_copy(update={"updated": ago(seconds=30)})
+    assert findings(changed(state, "refresh", schedules=[young])) == []
+
+
+def test_a_service_that_does_nothing_by_itself_is_a_warning(healthy):
+    off = healthy
+    for name in ("refresh", "verify", "gc"):
+        (schedule,) = healthy.deployments[f"{name}/{name}"].schedules
+        off = changed(off, name, schedules=[schedule.model_copy(update={"active": False})])
+    assert the_finding(replace(off, scheduled=frozenset()))[:2] == ("schedules", "warning")
+
+
+def test_a_run_that_is_silent_is_lost_and_one_that_is_heard_is_not(healthy):
+    run = a_run()
+    name, state, found, advice = the_finding(replace(healthy, begun=[run], heard={run.id: ago(minutes=3)}))
+    assert (name, state) == ("runs", "problem")
+    assert found == f"onboard-pets ({run.id}) is Running, and nothing was heard of it for 3 min."
+    assert advice.endswith(f"prefect flow-run delete {run.id}")
+    assert findings(replace(healthy, begun=[run], heard={run.id: ago(seconds=100)})) == []
+
+
+@pytest.mark.parametrize("state", ["PENDING", "CANCELLING"])
+def test_a_run_that_neither_begins_nor_ends_is_lost(healthy, state):
+    run = a_run(state)
+    assert the_finding(replace(healthy, begun=[run]))[:2] == ("runs", "problem")
+    run.state.timestamp = ago(minutes=9)
+    assert findings(replace(healthy, begun=[run])) == []
+
+
+def test_a_run_is_late_for_want_of_a_worker_or_waits_for_one_that_is_busy(healthy):
+    waits = a_run("SCHEDULED", next_scheduled_start_time=ago(minutes=11), start_time=None)
+    name, state, found, advice = the_finding(replace(healthy, due=[waits]))
+    assert (name, state) == ("late runs", "problem")
+    assert found == "1 of pool cpu have waited for up to 11 min: onboard-pets."
+    assert "prefect worker start --pool cpu" in advice
+    running = a_run()
+    busy = replace(healthy, due=[waits], begun=[running], heard={running.id: ago(seconds=9)})
+    assert the_finding(busy)[1] == "warning"
+    soon = waits.model_copy(update={"next_scheduled_start_time": ago(minutes=9)})
+    assert findings(replace(healthy, due=[soon])) == []
+
+
+def test_runs_that_failed_lately_are_named_with_where_to_read_why(healthy):
+    failed = [a_run("FAILED", name="refresh"), a_run("CRASHED", name="gc")]
+    assert the_finding(replace(healthy, failed=failed)) == (
+        "failed runs",
+        "warning",
+        "2 in the last 24 hours: refresh (Failed), gc (Crashed).",
+        f"Why is the last of its log: prefect flow-run logs --tail {failed[0].id}",
+    )
+
+
+def test_a_document_of_a_real_server_has_a_check_for_everything(server, workspace):
+    from flows.doctor.examine import examine
+
+    document = examine(str(workspace))
+    names = [check["name"] for check in document["checks"]]
+    assert document["server"] == server
+    assert {"server", "access", "workers", "deployments", "limits", "automations", "schedules", "runs"} <= set(names)

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+from flows.finetuning.audit import AuditRequest, audit, find_audit
+from flows.finetuning.audit import audit as audits
+from flows.finetuning.job import FinetuneRequest, find_job
+from pipeline.errors import CancelledError, NotFoundError
+from storage.jobs.folder import get_job
+from storage.measurements import read_record
+from storage.models.versions import list_models
+from storage.workspace import Workspace
+from tests import factories
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture(autouse=True)
+def look_at_every_batch(monkeypatch):
+    monkeypatch.setattr("pipeline.finetuning.train.SECONDS_BETWEEN_LOOKS", 0.0)
+
+
+def a_request(place, epochs=1):
+    return AuditRequest("shapes", str(place), epochs)
+
+
+def test_every_strategy_is_judged_on_the_same_pictures(place, tiny_network):
+    document = audit(a_request(place))
+    names = [row["strategy"] for row in document["strategies"]]
+    assert names == ["head-on-top", "head-on-evidence", "fine-tune", "scratch"]
+    assert document["delivered"] in names[:2]  # these pictures are small data
+    assert set(document["constant_policies"]) == set(names)
+    assert document["compute"]["share_of_finetuning"] < 1
+    # the head of the audit is that of the model
+    record = list_models(Workspace.open(place))[0].record
+    chosen = next(row for row in document["strategies"] if row["strategy"] == document["chosen"])
+    assert chosen["accuracy"] == record["metrics"]["accuracy"]
+    assert chosen["loo_error"] == record["head"]["loo_error"]
+    json.dumps(document, allow_nan=False)
+
+
+def test_an_audit_changes_no_model_and_is_remembered(place, tiny_network, monkeypatch):
+    before = [(ref.name, ref.version) for ref in list_models(Workspace.open(place))]
+    document = audit(a_request(place))
+    assert [(ref.name, ref.version) for ref in list_models(Workspace.open(place))] == before
+    assert read_record(Workspace.open(place), "audits", document["job"]) == document
+    monkeypatch.setattr(audits, "_run", None)  # it would fail
+    assert audit(a_request(place)) == document
+
+
+def test_an_audit_is_a_job_of_its_own(place):
+    audited, tuned = find_audit(a_request(place)), find_job(FinetuneRequest("shapes", str(place), epochs=1))
+    assert audited.id != tuned.id
+    assert audited.id != find_audit(a_request(place, epochs=2)).id
+    assert audited.asked["what"] == "audit"
+
+
+def test_a_cancelled_audit_goes_on(place, tiny_network):
+    workspace = Workspace.open(place)
+    job = find_audit(a_request(place)).id
+
+    def cancel(row):
+        if row["epoch"] == 0:
+            (place / "jobs" / job / "cancel").touch()
+
+    with pytest.raises(CancelledError):
+        audit(a_request(place), on_epoch=cancel)
+    assert get_job(workspace, job).outcome is None
+    rows = []
+    document = audit(a_request(place), on_epoch=rows.append)
+    assert get_job(workspace, job).outcome == document
+    assert [row["epoch"] for row in rows if row["arm"] == "fine-tune"] == [1]  # the first one is not run again
+
+
+def test_without_a_head_there_is_nothing_to_audit(place):
+    with pytest.raises(NotFoundError, match="no model 'flowers'"):
+        find_audit(AuditRequest("flowers", str(place)))
+
+
+def test_pictures_that_came_later_are_another_audit(place, small):
+    from flows.onboarding import story as steps
+
+    before = find_audit(a_request(place)).id
+    factories.write_photo(small.folder / "class0" / "late.png", 999, (64, 64))
+    try:
+        steps.onboard(steps.Request(str(small.folder), str(place), size=64))
+    finally:
+        (small.folder / "class0" / "late.png").unlink()
+    assert find_audit(a_request(place)).id != before

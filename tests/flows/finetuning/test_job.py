@@ -1,0 +1,368 @@
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from flows.finetuning import job as finetuning
+from flows.finetuning.job import FinetuneRequest, find_job, finetune
+from flows.onboarding import story as steps
+from pipeline.errors import CancelledError, ConflictError, DataError, NotFoundError
+from pipeline.finetuning.gate import Gate
+from storage.datasets.manifests import read_manifest
+from storage.jobs.folder import get_job, list_jobs, running
+from storage.models.versions import get_model, list_models
+from storage.workspace import Workspace
+from tests import factories
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.heavy
+
+PASSED = Gate(4, 0.5, 0.75, 1, 0, 0.25, 0.2, True, "It is better.")
+
+
+@pytest.fixture
+def always_passes(monkeypatch):
+    """The head is right on every one of these pictures, so that nothing can beat it."""
+    monkeypatch.setattr("flows.finetuning.arms.compare", lambda labels, head, model: PASSED)
+
+
+@pytest.fixture(autouse=True)
+def look_at_every_batch(monkeypatch):
+    monkeypatch.setattr("pipeline.finetuning.train.SECONDS_BETWEEN_LOOKS", 0.0)
+
+
+def a_request(place, **changed):
+    return replace(FinetuneRequest("shapes", str(place), epochs=2), **changed)
+
+
+def versions(place):
+    return [(ref.name, ref.version) for ref in list_models(Workspace.open(place))]
+
+
+def files_of(place, job):
+    return sorted(path.name for path in (place / "jobs" / job).rglob("*") if path.is_file())
+
+
+# ── before it runs ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_job_is_named_by_everything_that_determines_it(place):
+    job = find_job(a_request(place))
+    assert job.id == find_job(a_request(place, checkpoint_seconds=5.0)).id
+    others = {find_job(a_request(place, **changed)).id for changed in ({"epochs": 3}, {"layer_decay": 0.5})}
+    assert len({job.id, *others}) == 3
+    assert job.outcome is None
+    assert job.asked["dataset"] == "shapes"
+    assert job.asked["fingerprint"] == job.head.record["data"]["fingerprint"]
+    assert list_jobs(Workspace.open(place)) == []  # nothing was begun
+
+
+def test_without_a_head_there_is_nothing_to_start_from(place):
+    with pytest.raises(NotFoundError, match=r"no model 'flowers'.*Known: shapes.*headstart onboard"):
+        find_job(FinetuneRequest("flowers", str(place)))
+
+
+def test_naming_a_job_loads_nothing_heavy(place):
+    script = (
+        "import sys; from flows.finetuning.job import *; find_job(FinetuneRequest('shapes', sys.argv[1]));"
+        "print([name for name in ('tensorflow', 'keras', 'openvino', 'sklearn', 'prefect') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, place], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# ── the gate ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_not_better_than_the_head_is_not_shipped_and_not_tried_again(place, monkeypatch):
+    rows = []
+    document = finetune(a_request(place), on_epoch=rows.append)
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert not document["gate"]["passed"]
+    assert document["gate"]["num_images"] == document["num_validation"]
+    assert document["model"] is None
+    assert versions(place) == [("shapes", 1)]
+    monkeypatch.setattr(finetuning, "_run", None)  # it would fail
+    assert finetune(a_request(place)) == document
+    assert find_job(a_request(place)).outcome == document
+    json.dumps(document, allow_nan=False)
+
+
+def test_the_gate_asks_the_serving_head_about_pictures_left_out_of_it(place, tiny_network, monkeypatch):
+    from flows.features.fitting import labels_of, read_taps
+    from pipeline.heads.fit import fit_head, head_scores
+
+    asked = []
+
+    def note(labels, head, model):
+        asked.append(head)
+        return replace(PASSED, passed=False)
+
+    monkeypatch.setattr("flows.finetuning.arms.compare", note)
+    finetune(a_request(place, epochs=1))
+
+    workspace = Workspace.open(place)
+    ground = finetuning.prepare(workspace, "shapes", get_model(workspace, "shapes"), None)
+    taps = [tap for tap in ground.spec.taps if tap.name in ground.plan.taps]
+    train = [*ground.fit_on, *ground.validate_on]
+    features = read_taps(workspace, ground.spec, ("original",), train, [tap.name for tap in taps])
+    serving = fit_head(features, taps, labels_of(train), 3)
+    (found,) = asked
+    np.testing.assert_allclose(found, serving.held_out[len(ground.fit_on) :], atol=1e-6)
+    seen = head_scores(serving, features)[len(ground.fit_on) :]
+    assert np.abs(found - seen).max() > 1e-3  # it is not what it says of pictures that it has learned from
+
+
+def test_what_is_better_becomes_the_next_version_with_its_certificate(place, small, always_passes):
+    document = finetune(a_request(place))
+    assert document["model"]["version"] == 2
+    assert versions(place) == [("shapes", 1), ("shapes", 2)]
+    ref = get_model(Workspace.open(place), "shapes")
+    record = ref.record
+    assert record["certificate"]["passed"]
+    tuned = record["finetune"]
+    assert tuned["started_from"]["version"] == 1
+    assert tuned["gate"] == asdict(PASSED)
+    assert [row["epoch"] for row in tuned["curve"]] == [0, 1, 2]
+    assert tuned["schedule"]["epochs"] == 2
+    assert tuned["num_fit"] + tuned["num_validation"] == record["size"]["num_train"]
+    report = (place / "models/shapes/2/report.md").read_text()
+    assert "## Fine-tuning" in report
+    assert "| 2 " in report
+    job = document["job"]
+    assert find_job(a_request(place, epochs=3)).head.version == 1  # another job starts from the head again
+    assert files_of(place, job) == ["job.json", "lock", "outcome.json", "status.json"]  # the rest only served to go on
+
+    from flows.prediction.files import predict
+
+    picture = next(small.folder.rglob("*.png"))
+    (row,) = predict(str(place), "shapes", [str(picture)], 3)
+    assert sum(probability for _, probability in row.top) == pytest.approx(1, abs=1e-4)
+
+
+# ── stopped and resumed ──────────────────────────────────────────────────────────────────────────
+
+
+def stopped_after(epoch):
+    def leave(row):
+        if row["epoch"] == epoch:
+            raise SystemExit(143)
+
+    return leave
+
+
+def test_a_stopped_job_goes_on_where_it_was(place, always_passes, tiny_network):
+    whole = finetune(a_request(place))
+    other = place.parent / "other"
+    shutil.copytree(place, other)
+    shutil.rmtree(other / "jobs")
+    shutil.rmtree(other / "models/shapes/2")
+    with pytest.raises(SystemExit):
+        finetune(a_request(other), on_epoch=stopped_after(1))
+    state = get_job(Workspace.open(other), whole["job"])
+    assert state.outcome is None
+    assert not state.is_running
+    assert state.status["epoch"] == 1
+    rows = []
+    resumed = finetune(a_request(other), on_epoch=rows.append)
+    assert [row["epoch"] for row in rows] == [2]
+    for mine, wanted in zip(resumed["curve"], whole["curve"], strict=True):
+        del mine["seconds"], wanted["seconds"]
+        assert mine == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_killed_process_leaves_a_job_that_goes_on(place):
+    script = (
+        "import os, signal, sys; from flows.finetuning.job import *\n"
+        "def kill(row):\n"
+        "    if row['epoch'] == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "finetune(FinetuneRequest('shapes', sys.argv[1], epochs=2, checkpoint_seconds=0.0), on_epoch=kill)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, place], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    rows = []
+    document = finetune(a_request(place), on_epoch=rows.append)
+    assert [row["epoch"] for row in rows] == [1, 2]  # validated again, not trained again
+    assert [row["epoch"] for row in document["curve"]] == [0, 1, 2]
+
+
+def test_a_job_that_is_asked_to_stop_stops_and_can_be_started_again(place, tiny_network):
+    from storage.jobs.folder import request_cancel
+
+    workspace = Workspace.open(place)
+    job = find_job(a_request(place)).id
+
+    def ask(row):
+        if row["epoch"] == 1:
+            assert request_cancel(workspace, job)
+
+    with pytest.raises(CancelledError):
+        finetune(a_request(place), on_epoch=ask)
+    assert get_job(workspace, job).outcome is None
+    assert finetune(a_request(place))["job"] == job
+
+
+def test_a_job_runs_once_at_a_time(place):
+    job = find_job(a_request(place))
+    with running(Workspace.open(place), job.id, job.asked), pytest.raises(ConflictError, match="another process"):
+        finetune(a_request(place))
+
+
+def test_a_job_killed_after_its_model_makes_no_second_one(place, always_passes, tiny_network):
+    document = finetune(a_request(place, epochs=1))
+    (place / "jobs" / document["job"] / "outcome.json").unlink()
+    again = finetune(a_request(place, epochs=1))
+    assert again["model"] == document["model"]
+    assert versions(place) == [("shapes", 1), ("shapes", 2)]
+
+
+def test_a_picture_that_is_gone_stops_a_job_before_it_trains(place, small, tmp_path):
+    folder = tmp_path / "shapes"
+    shutil.copytree(small.folder, folder)
+    steps.onboard(steps.Request(str(folder), str(place), "moved", size=64))
+    next((folder / "class0").iterdir()).unlink()
+    for path in (folder / "class1").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"class\d/\d+\.(png|jpg): cannot be read"):
+        finetune(a_request(place, name="moved"))
+
+
+def test_too_few_pictures_are_told_apart_from_a_bug(place, monkeypatch):
+    monkeypatch.setattr(finetuning, "split_validation", lambda images, test_split: (list(images), []))
+    with pytest.raises(DataError, match="0 to validate on are too few"):
+        finetune(a_request(place))
+
+
+# ── case 4 ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def as_case_4(monkeypatch):
+    from pipeline.report.record import parse_plan
+
+    changed = {"case": 4, "strategy": "fine-tune-or-scratch"}
+    monkeypatch.setattr(finetuning, "parse_plan", lambda record: replace(parse_plan(record), **changed))
+
+
+def test_in_case_4_a_network_from_random_weights_races(place, monkeypatch, tiny_network):
+    as_case_4(monkeypatch)
+    lines = []
+    document = finetune(a_request(place, epochs=1), log=lines.append)
+    scratch = document["scratch"]
+    assert scratch["network"] == "course"
+    assert scratch["size"] == 32
+    assert 1 < scratch["race"]["epochs"] <= 10
+    assert scratch["race"]["cost"] <= 1
+    assert len(scratch["curve"]) == scratch["race"]["epochs"] + 1 or scratch["race"]["continued"]
+    assert any("random weights" in line for line in lines)
+    assert document["arm"] in ("fine-tune", "scratch")
+
+
+def test_the_better_arm_is_the_one_that_is_shipped(place, monkeypatch, always_passes, tiny_network):
+    as_case_4(monkeypatch)
+    from flows.finetuning import arms
+    from pipeline.finetuning.race import Race
+
+    monkeypatch.setattr(arms, "judge_race", lambda *numbers: Race(1, 0.1, 0.2, 0.9, True, "It goes on."))
+    monkeypatch.setattr(arms.Arm, "best_accuracy", property(lambda arm: float(arm.name == "scratch")))
+    monkeypatch.setattr(arms, "plan_scratch", lambda num, epochs, plan=arms.plan_scratch: plan(num, 2))
+    document = finetune(a_request(place, epochs=1))
+    assert document["arm"] == "scratch"
+    assert document["model"]["version"] == 2
+    ref = get_model(Workspace.open(place), "shapes")
+    assert ref.record["recipe"]["size"] == 32
+    assert "From random weights (course, 32 pixels)" in (place / "models/shapes/2/report.md").read_text()
+
+
+# ── which version serves ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def both(small, place, tmp_path):
+    """The dataset of the workspace's head, to be changed, and that workspace: `folder`, `workspace`."""
+    folder = tmp_path / "shapes"
+    shutil.copytree(small.folder, folder)
+    steps.onboard(steps.Request(str(folder), str(place), "shapes", size=64))
+    return SimpleNamespace(folder=folder, workspace=place)
+
+
+def onboard(both):
+    return steps.onboard(steps.Request(str(both.folder), str(both.workspace), size=64))
+
+
+def add(both, num):
+    for number in range(num):
+        label = number % 3
+        path = both.folder / f"class{label}" / f"new {number}.png"
+        factories.write_photo(path, 500 + number, colour=factories.COLOURS[label])
+
+
+def test_what_passes_serves_and_its_head_does_not_come_back(both, always_passes, tiny_network, headstart):
+    document = finetune(a_request(both.workspace, epochs=1))
+    assert document["serving"] == {
+        "version": 2,
+        "promoted": True,
+        "reason": "Version 2 was compared with version 1. It is better.",
+        "gate": asdict(PASSED),
+    }
+    options = ("--size", "64", "--json", "--workspace", both.workspace)
+    found = headstart("onboard", both.folder, *options)
+    again = json.loads(found.stdout)
+    assert (again["model"]["version"], again["serving"]["version"], again["serving"]["promoted"]) == (1, 2, False)
+    assert not found.loaded & {"tensorflow", "keras", "openvino", "sklearn", "scipy", "h5py", "PIL"}
+
+
+def test_a_new_head_is_asked_what_the_network_was_not_trained_on(both, always_passes, tiny_network):
+    document = finetune(a_request(both.workspace, epochs=1))
+    add(both, 12)
+    serving = onboard(both)["serving"]
+    manifest = read_manifest(Workspace.open(both.workspace), "shapes")
+    assert serving["gate"]["num_images"] == len(manifest.of_split("train")) - document["num_fit"]
+    assert (serving["promoted"], serving["version"]) == (True, 3)  # the network has learned next to nothing
+    assert "It is not worse at all" in serving["reason"]
+    assert find_job(a_request(both.workspace)).head.version == 3
+
+
+def test_a_head_that_is_worse_than_the_network_is_saved_and_does_not_serve(
+    both, always_passes, tiny_network, monkeypatch
+):
+    finetune(a_request(both.workspace, epochs=1))
+    add(both, 12)
+    monkeypatch.setattr("flows.versions.promote._head_answers", never_right)
+    document = onboard(both)
+    assert (document["model"]["version"], document["trained"]) == (3, True)
+    assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, False)
+    assert "It is worse at all" in document["serving"]["reason"]
+    assert find_job(a_request(both.workspace)).head.version == 3  # fine-tuning may start from it
+
+
+def never_right(workspace, ref, today, asked, head):
+    return {image.digest: frozenset({"nothing"}) for image in asked}
+
+
+def test_a_network_that_beats_its_head_but_not_what_serves_by_now_does_not_serve(both, always_passes, tiny_network):
+    workspace = Workspace.open(both.workspace)
+    started_from = find_job(a_request(both.workspace, epochs=1)).head
+    add(both, 12)
+    assert onboard(both)["serving"]["version"] == 2  # while the job runs, a better head has come
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning, "newest_head", lambda workspace, name: started_from)
+        document = finetune(a_request(both.workspace, epochs=1))
+    assert document["model"]["version"] == 3
+    assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, False)
+    assert document["serving"]["gate"]["num_images"] == document["num_validation"]
+    assert get_model(workspace, "shapes").version == 2
+
+
+def test_a_network_saved_by_a_job_that_was_killed_serves_after_all(both, always_passes, tiny_network, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(finetuning, "settle", None)
+        with pytest.raises(TypeError):
+            finetune(a_request(both.workspace, epochs=1))
+    assert get_model(Workspace.open(both.workspace), "shapes").version == 1
+    document = finetune(a_request(both.workspace, epochs=1))
+    assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, True)

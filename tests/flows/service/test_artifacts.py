@@ -1,0 +1,90 @@
+"""When artifacts are written, and what of; what Prefect then shows is in test_jobs."""
+
+import httpx
+import pytest
+
+from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, artifact_key, figures
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What is put: tables as their number of rows, progress as per cent."""
+    found = []
+
+    def put(self, slot, artifact):
+        found.append(len(artifact.table) if hasattr(artifact, "table") else artifact.progress)
+
+    monkeypatch.setattr(Showcase, "put", put)
+    return found
+
+
+def a_row(epoch):
+    return {"epoch": epoch, "num_epochs": 8, "val_accuracy": 0.5}
+
+
+def test_epochs_that_follow_each_other_quickly_are_written_together(written):
+    clock = Clock()
+    curve = CurveArtifacts("flowers", Showcase(print), clock)
+    for clock.now, epoch in ((0.0, 1), (4.0, 2), (9.9, 3), (10.0, 4), (12.0, 5)):
+        curve.add(a_row(epoch))
+    assert written == [1, 12.5, 4, 50.0]
+
+
+def test_the_whole_curve_is_written_at_the_end_whenever_that_is(written):
+    curve = CurveArtifacts("flowers", Showcase(print), Clock())
+    curve.add(a_row(7))
+    curve.finish([a_row(epoch) for epoch in range(8)])
+    assert written == [1, 87.5, 8, 100.0]
+
+
+def test_a_server_that_is_away_costs_a_warning_and_not_the_training(monkeypatch):
+    def fail(self):
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr("flows.service.artifacts.TableArtifact.create", fail)
+    monkeypatch.setattr("flows.service.artifacts.ProgressArtifact.create", fail)
+    warnings = []
+    CurveArtifacts("flowers", Showcase(warnings.append)).add(a_row(1))
+    assert ["the run goes on" in warning for warning in warnings] == [True, True]
+
+
+def test_a_bar_is_written_now_and_then_and_at_the_end(written):
+    clock, lines = Clock(), []
+    progress = RunProgress(lines.append, Showcase(print), clock)
+    progress.start("extract", 10)
+    for clock.now in (1.0, 2.0, 11.5, 12.0):
+        progress.advance(2)
+    progress.finish()
+    assert written == [20.0, 60.0, 100.0]
+    assert lines[-1].startswith("extract: 8 of 10")
+
+
+def test_every_figure_of_a_model_is_a_row_with_its_interval():
+    rows = figures(
+        {
+            "split": "test",
+            "num_images": 10,
+            "accuracy": 0.9,
+            "accuracy_interval": (0.6, 0.98),
+            "ece": 0.1,
+            "intervals": {"ece": [0.05, 0.2]},
+            "per_class": [],
+        }
+    )
+    assert rows == [
+        {"figure": "num_images", "value": 10, "low": None, "high": None},
+        {"figure": "accuracy", "value": 0.9, "low": 0.6, "high": 0.98},
+        {"figure": "ece", "value": 0.1, "low": 0.05, "high": 0.2},
+    ]
+
+
+def test_an_artifact_has_a_name_that_prefect_allows():
+    assert artifact_key("plan", "my_flowers.v2") == "plan-my-flowers-v2"

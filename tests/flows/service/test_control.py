@@ -1,0 +1,72 @@
+"""Jobs of a workspace where there is no server; with one, see test_submission."""
+
+import json
+
+import pytest
+
+from flows.service.control import cancel_job, describe_jobs
+from pipeline.errors import NotFoundError
+from storage.jobs.folder import running
+from storage.workspace import Workspace
+
+ASKED = {"dataset": "pets", "fingerprint": "ab", "case": 3, "epochs": 4}
+OUTCOME = {"gate": {"passed": False, "reason": "It is not better."}, "model": None, "curve": []}
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+def states(workspace):
+    return {row["job"]: (row["state"], row["passed"]) for row in describe_jobs(str(workspace))["jobs"]}
+
+
+def test_a_job_runs_then_stands_still_until_it_has_ended(workspace):
+    opened = Workspace.open(workspace)
+    with running(opened, "a" * 16, ASKED):
+        assert states(workspace) == {"a" * 16: ("running", None)}
+    assert states(workspace) == {"a" * 16: ("stopped", None)}
+    with running(opened, "a" * 16, ASKED) as job:
+        job.write_outcome(OUTCOME)
+    assert states(workspace) == {"a" * 16: ("finished", False)}
+
+
+def test_a_running_job_is_told_to_stop_and_another_is_left_alone(workspace):
+    opened = Workspace.open(workspace)
+    with running(opened, "a" * 16, ASKED) as job, running(opened, "b" * 16, ASKED) as other:
+        cancelled = cancel_job(str(workspace), "aaaa")
+        assert (job.is_cancelled(), other.is_cancelled()) == (True, False)
+    assert cancelled == {"job": "a" * 16, "was_running": True, "runs": []}
+    assert cancel_job(str(workspace), "a" * 16)["was_running"] is False
+
+
+@pytest.mark.parametrize("text", ["", "a", "ffff"])
+def test_a_job_that_nobody_knows_is_not_found(workspace, text):
+    with running(Workspace.open(workspace), "a" * 16, ASKED), pytest.raises(NotFoundError):
+        cancel_job(str(workspace), text)
+
+
+def test_a_server_that_is_down_hides_no_job(headstart, workspace):
+    with running(Workspace.open(workspace), "a" * 16, ASKED):
+        found = headstart("jobs", "--json", "--workspace", workspace, PREFECT_API_URL="http://127.0.0.1:9/api")
+    document = json.loads(found.stdout)
+    assert found.code == 0
+    assert (document["server"], [row["state"] for row in document["jobs"]]) == (None, ["running"])
+    assert "No Prefect server answers" in found.stderr
+    assert "prefect" not in found.loaded
+
+
+def test_for_people_a_job_is_a_row_and_the_one_that_is_stopped_a_line(headstart, workspace):
+    opened = Workspace.open(workspace)
+    with running(opened, "b" * 16, ASKED) as job:
+        job.write_outcome(OUTCOME)
+    with running(opened, "a" * 16, ASKED) as job:
+        job.write_status({"arm": "fine-tune", "num_epochs": 4, "epoch": 2})
+        listed = headstart("jobs", "--workspace", workspace)
+        stopped = headstart("jobs", "cancel", "aaaa", "--workspace", workspace)
+    first, second = (line for line in listed.stdout.splitlines() if "pets" in line)
+    assert all(text in first for text in ("a" * 16, "running", "2 of 4"))
+    assert all(text in second for text in ("b" * 16, "finished", "not passed"))
+    assert "stops at its next step" in stopped.stdout
+    assert not listed.loaded & {"tensorflow", "prefect", "h5py"}

@@ -1,0 +1,283 @@
+"""The Prefect flow, on the session's real ephemeral server."""
+
+import json
+import shutil
+import threading
+from dataclasses import fields, replace
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+from flows.finetuning import job as finetuning
+from flows.onboarding import story as steps
+from flows.onboarding.refresh import RefreshRequest
+from flows.prediction.inbox import PredictBatchRequest
+from flows.service.flows import finetune, gc, onboard, predict_batch, refresh, verify
+from flows.service.forms import (
+    ExtractParams,
+    FinetuneParams,
+    GcParams,
+    OnboardParams,
+    PredictBatchParams,
+    RefreshParams,
+    VerifyParams,
+    finetune_params,
+    onboard_params,
+    predict_batch_params,
+    refresh_params,
+)
+from pipeline.errors import CancelledError, ConflictError
+
+pytestmark = [pytest.mark.prefect, pytest.mark.heavy]
+
+
+def test_the_flow_does_what_the_command_line_does(prefect_server, tiny_dataset, tmp_path):
+    folder = str(tiny_dataset())
+    by_flow = onboard(OnboardParams(folder=folder, workspace=str(tmp_path / "flow")))
+    by_steps = steps.onboard(steps.Request(folder, str(tmp_path / "steps")))
+
+    for document in (by_flow, by_steps):
+        del document["seconds"], document["workspace"], document["model"]["path"]
+    assert by_flow == by_steps
+
+
+def test_a_run_shows_its_plan_its_figures_and_its_report_under_the_name_of_its_dataset(
+    prefect_server, tiny_dataset, tmp_path
+):
+    state = onboard(OnboardParams(folder=str(tiny_dataset()), workspace=str(tmp_path / "work")), return_state=True)
+    found = {artifact.key: artifact for artifact in all_artifacts_of(state) if artifact.key}
+    assert set(found) == {f"{kind}-shapes" for kind in ("plan", "metrics", "classes", "report", "files")}
+    assert "**● " in found["plan-shapes"].data
+    assert {row["name"] for row in json.loads(found["classes-shapes"].data)} == {"class0", "class1", "class2"}
+    assert "accuracy" in {row["figure"] for row in json.loads(found["metrics-shapes"].data)}
+    assert found["report-shapes"].data.startswith("# shapes")
+    assert state.message.startswith("shapes@1: case ")
+
+
+def test_a_folder_that_is_not_there_fails_the_run_with_a_sentence(prefect_server, tmp_path):
+    state = onboard(OnboardParams(folder=str(tmp_path / "absent"), workspace=str(tmp_path)), return_state=True)
+    assert (state.name, state.message.partition(":")[0]) == ("Failed", "NotFoundError")
+
+
+def test_every_step_is_a_task_run_of_the_flow(prefect_server, tiny_dataset, tmp_path):
+    from prefect.client.orchestration import get_client
+
+    onboard(OnboardParams(folder=str(tiny_dataset()), workspace=str(tmp_path / "work")))
+
+    with get_client(sync_client=True) as client:
+        names = {run.name.rsplit("-", 1)[0] for run in client.read_task_runs()}
+    assert {"scan", "plan_dataset", "extract", "train"} <= names
+
+
+def test_bad_parameters_are_refused_before_a_run_exists(prefect_server):
+    from prefect.exceptions import ParameterTypeError
+
+    with pytest.raises(ParameterTypeError, match="unknown_field"):
+        onboard({"folder": "pictures", "unknown_field": 1})
+
+
+def test_a_large_dataset_is_fine_tuned_by_a_run_of_its_own(server, client, tmp_path, monkeypatch):
+    document = {"strategy": "fine-tune-or-scratch", "dataset": "pets", "workspace": str(tmp_path), "reasons": []}
+    document["model"] = {"name": "pets", "version": 1}
+    monkeypatch.setattr(steps, "onboard", lambda request, progress, call: dict(document))
+    monkeypatch.setattr(finetuning, "find_job", lambda request: SimpleNamespace(id="ab" * 8, outcome=None))
+    monkeypatch.setattr("flows.service.flows.describe_onboarded", lambda document: "done")
+    monkeypatch.setattr("flows.service.flows._Run.show_model", lambda self, workspace, model: None)
+
+    part = onboard(OnboardParams(folder="pets", workspace=str(tmp_path)))["finetune"]
+
+    assert (part["job"], part["state"]) == ("ab" * 8, "Scheduled")
+    run = client.read_flow_run(part["run"])
+    assert run.parent_task_run_id is None  # it goes on when the run that asked for it has ended
+    assert (run.work_pool_name, run.parameters["params"]["name"]) == ("gpu", "pets")
+
+
+# ── fine-tuning: what is trained is tested in test_finetuning ────────────────────────────────────
+
+REASON = "The trained network is not better."
+
+
+def an_epoch(number):
+    return {"arm": "fine-tune", "num_epochs": 2, "epoch": number, "val_accuracy": number / 2, "seconds": 60.0}
+
+
+def a_document(passed=False):
+    model = {"name": "pets", "version": 2, "path": "/models/pets/2"} if passed else None
+    curve = [{"epoch": number, "val_accuracy": number / 2} for number in range(3)]
+    return {"curve": curve, "gate": {"passed": passed, "reason": REASON}, "model": model}
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Replace the training: `training(document)` gives its answer after two epochs, an error is raised there."""
+    asked = []
+
+    def prepare(outcome):
+        def run(request, progress, log, on_epoch):
+            asked.append((request, threading.current_thread() is threading.main_thread()))
+            for number in (1, 2):
+                on_epoch(an_epoch(number))
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr(finetuning, "finetune", run)
+        return asked
+
+    return prepare
+
+
+def run_state(name):
+    return finetune(FinetuneParams(name=name, workspace="/work"), return_state=True)
+
+
+def artifacts_of(state):
+    return {artifact.type: artifact for artifact in all_artifacts_of(state)}
+
+
+def all_artifacts_of(state):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    run = state.state_details.flow_run_id
+    with get_client(sync_client=True) as client:
+        return client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
+
+
+@pytest.mark.parametrize(
+    ("passed", "said"), [(False, f"{REASON} The head stays the model."), (True, f"{REASON} Saved pets@2.")]
+)
+def test_a_run_is_completed_whatever_its_gate_says_and_says_what_it_said(
+    prefect_server, training, passed, said, monkeypatch
+):
+    shown = []
+    monkeypatch.setattr("flows.service.flows._Run.show_model", lambda self, workspace, model: shown.append(model))
+    training(a_document(passed))
+    state = run_state("pets")
+    assert (state.name, state.message) == ("Completed", said)
+    assert shown == (["pets@2"] if passed else [])
+
+
+def test_the_flow_trains_in_the_main_thread_where_signals_arrive(prefect_server, training):
+    asked = training(a_document())
+    assert finetune(FinetuneParams(name="pets", workspace="/work", schedule={"epochs": 3})) == a_document()
+    assert asked == [(finetuning.FinetuneRequest("pets", "/work", 3), True)]
+
+
+def test_a_job_that_was_asked_to_stop_ends_its_run_as_cancelled(prefect_server, training):
+    training(CancelledError("Job ab was asked to stop; what it has done is kept."))
+    state = run_state("pets")
+    assert (state.type.value, state.message) == ("CANCELLED", "Job ab was asked to stop; what it has done is kept.")
+
+
+def test_a_job_that_runs_elsewhere_fails_its_run(prefect_server, training):
+    training(ConflictError("Job ab is running in another process."))
+    state = run_state("pets")
+    assert (state.name, "in another process" in state.message) == ("Failed", True)
+
+
+def test_the_curve_of_a_run_is_one_table_and_one_progress_bar(prefect_server, training):
+    training(a_document())
+    found = artifacts_of(run_state("my_pets.v2"))
+    assert set(found) == {"table", "progress"}
+    assert found["table"].key == "finetune-my-pets-v2"
+    assert [row["epoch"] for row in json.loads(found["table"].data)] == [0, 1, 2]
+    assert float(found["progress"].data) == 100.0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"unknown": 1}, {"name": "../etc"}, {"schedule": {"epochs": 0}}, {"schedule": {"layer_decay": 2}}],
+)
+def test_bad_parameters_of_fine_tuning_are_refused(changed):
+    with pytest.raises(ValidationError):
+        FinetuneParams(**{"name": "pets", **changed})
+
+
+@pytest.mark.parametrize(
+    ("form", "changed"),
+    [
+        (OnboardParams, {"folder": ""}),
+        (OnboardParams, {"decision": {"case": 5}}),
+        (OnboardParams, {"features": {"size": 100}}),
+        (PredictBatchParams, {"output": "/out.xlsx"}),
+        (PredictBatchParams, {"model": "../pets"}),
+        (GcParams, {"older_than": "a month"}),
+        (GcParams, {"max_size": "20"}),
+    ],
+)
+def test_the_form_itself_refuses_what_cannot_be(form, changed):
+    """So that a run never begins: what validators in Python would refuse is not in the schema that a server checks."""
+    from prefect.utilities.schema_tools.validation import validate
+
+    good = {"folder": "/pets", "model": "pets", "output": "/out.csv"}
+    wanted = {name: value for name, value in good.items() if name in form.model_fields}
+    validate(wanted, form.model_json_schema(), raise_on_error=True)
+    with pytest.raises(Exception, match=r"Validation failed|is not|should be|does not match"):
+        validate({**wanted, **changed}, form.model_json_schema(), raise_on_error=True)
+
+
+def test_a_refresh_shows_a_row_a_dataset_and_fails_when_one_of_them_could_not_be_read(
+    prefect_server, tiny_dataset, tmp_path
+):
+    for name in ("cats", "dogs"):
+        steps.onboard(steps.Request(str(tiny_dataset(name)), str(tmp_path / "work"), size=64))
+    state = refresh(RefreshParams(workspace=str(tmp_path / "work")), return_state=True)
+    assert state.message == "2 datasets read; 0 pictures computed."
+    (tmp_path / "dogs").rename(tmp_path / "elsewhere")
+    state = refresh(RefreshParams(workspace=str(tmp_path / "work")), return_state=True)
+    assert (state.name, "1 with an error" in state.message) == ("Failed", True)
+    rows = json.loads(artifacts_of(state)["table"].data)
+    assert [row["dataset"] for row in rows] == ["cats", "dogs"]
+    assert "No training picture changed" in rows[0][""]
+    assert "NotFoundError" in rows[1][""] or "DataError" in rows[1][""]
+
+
+def test_a_batch_of_new_pictures_is_predicted_by_the_flow(prefect_server, first_run, tmp_path):
+    workspace, output = tmp_path / "work", tmp_path / "out.csv"
+    shutil.copytree(first_run.workspace, workspace)
+    asked = PredictBatchParams(
+        model="shapes", folder=str(first_run.folder), output=str(output), workspace=str(workspace)
+    )
+    state = predict_batch(asked, return_state=True)
+    assert state.message.startswith("shapes@1: 24 new, 0 of them no pictures; 24 rows in ")
+    assert len(output.read_text().splitlines()) == 25
+
+
+def test_what_verify_finds_and_gc_removes_is_shown(prefect_server, again):
+    workspace = str(again.workspace)
+    state = verify(VerifyParams(workspace=workspace), return_state=True)
+    assert (state.name, state.message) == ("Completed", "Everything is as it was written.")
+    (model,) = again.workspace.glob("models/shapes/1/classes.json")
+    model.write_text("{}")
+    state = verify(VerifyParams(workspace=workspace), return_state=True)
+    assert (state.name, "1 left as they are" in state.message) == ("Failed", True)
+    assert json.loads(artifacts_of(state)["table"].data)[0]["path"].startswith("models/shapes/1")
+    state = gc(GcParams(workspace=workspace), return_state=True)
+    assert (state.name, state.message.endswith("could go.")) == ("Completed", True)
+
+
+def test_every_field_of_a_request_can_be_asked_for():
+    assert {field.name for field in fields(finetuning.FinetuneRequest)} == set(FinetuneParams(name="pets").fields())
+    filled = PredictBatchParams(model="pets", folder="in", output="out.csv").fields()
+    assert {field.name for field in fields(PredictBatchRequest)} == set(filled)
+    assert {field.name for field in fields(RefreshRequest)} == set(RefreshParams().fields())
+    assert {field.name for field in fields(steps.Request)} == set(OnboardParams(folder="pets").fields())
+    assert set(ExtractParams(folder="pets").fields()) <= {field.name for field in fields(steps.Request)}
+
+
+def test_a_form_that_was_filled_in_from_a_request_gives_that_request(tmp_path):
+    asked = steps.Request(str(tmp_path), str(tmp_path), size=96, case=2, by="eve", views=1)
+    assert steps.Request(**OnboardParams(**onboard_params(asked)).fields()) == asked
+    weights = tmp_path / "weights.h5"
+    assert onboard_params(replace(asked, weights="imagenet"))["features"]["weights"] == "imagenet"
+    weights.touch()
+    assert onboard_params(replace(asked, weights=str(weights)))["features"]["weights"] == str(weights)
+    tuned = finetuning.FinetuneRequest("pets", str(tmp_path), 3, layer_decay=0.5)
+    assert finetuning.FinetuneRequest(**FinetuneParams(**finetune_params(tuned)).fields()) == tuned
+    wanted = PredictBatchRequest("pets@2", str(tmp_path), f"{tmp_path}.csv", str(tmp_path), 5, True)
+    assert PredictBatchRequest(**PredictBatchParams(**predict_batch_params(wanted)).fields()) == wanted
+    read = RefreshRequest(str(tmp_path), ("pets",), True)
+    fields = RefreshParams(**refresh_params(read)).fields()
+    assert RefreshRequest(fields["workspace"], tuple(fields["names"]), fields["force"]) == read

@@ -1,0 +1,73 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dataset.manifest import build_manifest
+from pipeline.dataset.split import TEST_SHARE, position_of, sample_images, split_of
+from tests import factories
+
+DIGESTS = st.binary(min_size=32, max_size=32)
+
+
+@given(DIGESTS, st.text(max_size=5))
+def test_every_content_has_a_place_below_one(digest, salt):
+    assert 0.0 <= position_of(digest, salt) < 1.0
+
+
+@pytest.mark.parametrize("share", [0.1, TEST_SHARE, 0.5])
+def test_the_test_share_is_about_what_was_asked_for(share):
+    splits = [split_of(factories.a_digest(number), test=share) for number in range(5000)]
+    # four standard deviations of a binomial: one false alarm in 16,000 other choices of digests
+    assert abs(splits.count("test") / 5000 - share) < 4 * (share * (1 - share) / 5000) ** 0.5
+
+
+@given(DIGESTS)
+def test_a_val_share_is_taken_from_train_and_never_from_test(digest):
+    assert (split_of(digest, val=0.3) == "test") == (split_of(digest) == "test")
+
+
+@given(DIGESTS)
+def test_a_larger_test_share_keeps_the_test_pictures_it_had(digest):
+    if split_of(digest, test=0.1) == "test":
+        assert split_of(digest, test=0.3) == "test"
+
+
+@given(DIGESTS)
+def test_shares_of_nothing_and_everything_are_exact(digest):
+    assert split_of(digest, test=0.0) == "train"
+    assert split_of(digest, test=1.0) == "test"
+    assert split_of(digest, val=1.0, test=0.0) == "val"
+
+
+def test_split_and_sample_are_independent():
+    # else the sample that similarity is measured on would be all test or all train
+    images = [factories.an_image(number) for number in range(1000)]
+    sample = sample_images(images, 200)
+    in_test = sum(split_of(image.digest) == "test" for image in sample)
+    assert 20 <= in_test <= 62  # 40 expected, four standard deviations
+
+
+@given(st.permutations([factories.an_image(number) for number in range(12)]))
+def test_a_sample_does_not_depend_on_the_order(images):
+    assert sample_images(images, 5) == sample_images(sorted(images, key=lambda image: image.path), 5)
+
+
+def test_a_sample_does_not_depend_on_names():
+    images = [factories.an_image(number) for number in range(12)]
+    renamed = [factories.an_image(number, path=f"dogs/{99 - number}.jpg") for number in range(12)]
+    assert [i.digest for i in sample_images(images, 5)] == [i.digest for i in sample_images(renamed, 5)]
+
+
+def test_a_sample_larger_than_the_dataset_is_all_of_it():
+    images = [factories.an_image(number) for number in range(3)]
+    assert set(sample_images(images, 10)) == set(images)
+    assert sample_images([], 10) == ()
+
+
+@given(st.integers(20, 60), st.integers(1, 60))
+def test_growth_moves_nobody(num_before, num_added):
+    names = [f"{'cats' if number % 2 else 'dogs'}/{number}.png" for number in range(num_before + num_added)]
+    pictures = [factories.a_picture(name) for name in names]
+    before = build_manifest("pets", "/pictures", pictures[:num_before])
+    after = {image.digest: image.split for image in build_manifest("pets", "/pictures", pictures).images}
+    assert all(after[image.digest] == image.split for image in before.images)

@@ -1,0 +1,100 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.decision.nouns import Similarity, Size
+from pipeline.decision.plan import Wishes, plan_case
+from pipeline.decision.reconsider import LEAST_GAIN, REMOVED_OF_LARGE, REMOVED_OF_SMALL, reconsider
+from pipeline.types import Head, HeadTap, Tap
+
+TAPS = (Tap("stage5_grid", "block5", "grid", 1008, 0), Tap("top", "top_activation", "gap", 1280, 1))
+DISTANCES = {"similar": 0.029, "different": 0.286}
+
+
+def a_plan(similarity="similar", size="small", num_train=None, smallest=100, **wishes):
+    measured = Similarity(DISTANCES[similarity], 0.01, 0.02, 0.03, 160, similarity)
+    num_train = num_train or (6_000 if size == "large" else 1_000)
+    return plan_case(measured, Size(num_train, 10, smallest, size), "a_backbone", TAPS, Wishes(**wishes))
+
+
+def a_head(*names, loo_error=0.05):
+    taps = [HeadTap(name, "gap", np.zeros((2, 2)), np.zeros(2), 1.0, 0.0, loo_error) for name in names]
+    return Head(tuple(taps), 1.0, loo_error, 0.3)
+
+
+def test_a_top_tap_that_is_enough_stays_the_head():
+    plan = reconsider(a_plan(), a_head("top"))
+    assert (plan.strategy, plan.changes) == ("head-on-top", ())
+
+
+def test_similar_data_whose_other_taps_help_get_a_head_on_evidence():
+    plan = reconsider(a_plan(), a_head("stage5_grid", "top"))
+    assert (plan.case, plan.strategy, plan.textbook) == (1, "head-on-evidence", "head-on-top")
+    assert plan.reasons[-1] == (
+        "Evidence chose strategy head-on-evidence instead of head-on-top: stage5_grid earned a place in it by "
+        "leave-one-out error."
+    )
+    assert {item.strategy for item in plan.alternatives} == {"head-on-top", "fine-tune", "fine-tune-or-scratch"}
+
+
+@pytest.mark.parametrize("similarity", DISTANCES)
+def test_a_network_is_not_trained_for_less_than_a_point(similarity):
+    enough = LEAST_GAIN / REMOVED_OF_LARGE
+    plan = reconsider(a_plan(similarity, "large"), a_head("top", loo_error=0.9 * enough))
+    assert plan.strategy == "head-on-top"
+    assert "is expected to mend 0.9% only" in plan.reasons[-1]
+    assert plan.changes[-1].by == "evidence"
+    still = a_plan(similarity, "large")
+    assert reconsider(still, a_head("top", loo_error=1.1 * enough)).strategy == still.strategy
+
+
+@pytest.mark.parametrize("wish", [{"strategy": "head-on-top"}, {"strategy": "fine-tune"}])
+def test_a_wish_is_not_overruled_by_evidence(wish):
+    plan = a_plan("different", "small", by="ada", **wish)
+    after = reconsider(plan, a_head("stage5_grid", loo_error=0.001))
+    assert (after.strategy, after.changes) == (plan.strategy, plan.changes)
+
+
+def test_a_chosen_case_is_refined_by_evidence_like_any_other():
+    plan = reconsider(a_plan("similar", "small", case=3, by="ada"), a_head("top", loo_error=0.001))
+    assert [(change.what, change.by) for change in plan.changes] == [("case", "ada"), ("strategy", "evidence")]
+
+
+@pytest.mark.parametrize("similarity", DISTANCES)
+def test_a_network_is_trained_on_small_data_where_the_head_leaves_much(similarity):
+    enough = LEAST_GAIN / REMOVED_OF_SMALL
+    plan = reconsider(a_plan(similarity), a_head("stage5_grid", "top", loo_error=1.1 * enough))
+    assert plan.strategy == "fine-tune"
+    assert plan.changes[-1].by == "evidence"
+    assert plan.textbook in {item.strategy for item in plan.alternatives}
+    assert reconsider(a_plan(similarity), a_head("top", loo_error=0.9 * enough)).strategy != "fine-tune"
+
+
+@pytest.mark.parametrize("few", [{"num_train": 799}, {"smallest": 9}])
+def test_no_error_is_large_enough_where_pictures_are_too_few(few):
+    plan = reconsider(a_plan("different", **few), a_head("stage5_grid", "top", loo_error=0.9))
+    assert plan.strategy == "head-on-evidence"
+    assert plan.signals[-1].value == 0
+
+
+def test_labels_that_exclude_no_other_get_a_head_whatever_it_leaves():
+    head = replace(a_head("stage5_grid", "top", loo_error=0.9), activation="sigmoid")
+    assert reconsider(a_plan("similar"), head).strategy == "head-on-evidence"
+
+
+def test_the_gain_is_a_signal_with_its_margin():
+    signal = reconsider(a_plan(), a_head("top", loo_error=0.05)).signals[-1]
+    assert signal.margin == pytest.approx(0.05 * REMOVED_OF_SMALL - LEAST_GAIN)
+
+
+def test_the_same_head_gives_the_same_plan():
+    plan = a_plan("different", "large")
+    assert reconsider(plan, a_head("top")) == reconsider(replace(plan), a_head("top"))
+
+
+def test_labels_that_do_not_exclude_each_other_are_not_promised_fine_tuning():
+    head = replace(a_head("stage5_grid", "top"), activation="sigmoid", thresholds=(0.5, 0.5))
+    plan = reconsider(a_plan(), head)
+    assert plan.strategy == "head-on-evidence"
+    assert "most that fine-tuning can gain" not in {signal.name for signal in plan.signals}
