@@ -89,6 +89,16 @@ class BackboneSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerStatistics:
+    """What one BatchNorm layer remembers of its input, one value per channel."""
+
+    name: str
+    moving_mean: NDArray[np.floating]
+    moving_variance: NDArray[np.floating]
+    epsilon: float  # the layer adds it to every variance; with it a dead channel's 0 is harmless
+
+
+@dataclass(frozen=True, slots=True)
 class Space:
     """Identity of a feature family: equal space and equal image, equal features."""
 

@@ -86,16 +86,19 @@ def _measure(
     workspace: Workspace, manifest: Manifest, yardstick: Yardstick, sample: Sequence[Image]
 ) -> tuple[Similarity, bool]:
     """Measure a sample; False if some of it could not be read just now."""
-    from pipeline.decision.judge import compare_moments, measure_drift
+    from pipeline.decision.similarity import judge_sample, measure_drift
+    from pipeline.engine.files import read_statistics
 
     spec, own = yardstick.spec, yardstick.own
     moments, whole = _compute_moments(workspace, manifest, spec, sample)
-    similarity = compare_moments(moments, backbone_files(workspace, spec), spec.name, yardstick.thresholds)
+    similarity = judge_sample(
+        read_statistics(backbone_files(workspace, spec)), moments, spec.name, yardstick.thresholds
+    )
     similarity = replace(similarity, why_with=yardstick.why)
     if own is None:
         return similarity, whole
     moments, also_whole = _compute_moments(workspace, manifest, own, sample)
-    drift = measure_drift(moments, backbone_files(workspace, own), own.name)
+    drift = measure_drift(read_statistics(backbone_files(workspace, own)), moments, own.name)
     return replace(similarity, own=drift), whole and also_whole
 
 

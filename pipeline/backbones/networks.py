@@ -12,9 +12,8 @@ from pipeline.backbones.applications import load_application, norm_layers
 from pipeline.backbones.lite import build_lite
 from pipeline.backbones.table import WHEEL, find_weights
 from pipeline.backbones.torch_checkpoint import read_checkpoint
-from pipeline.decision.similarity import LayerStatistics
 from pipeline.quiet_keras import keras
-from pipeline.types import BackboneSpec, Tap
+from pipeline.types import BackboneSpec, LayerStatistics, Tap
 
 layers, ops = keras.layers, keras.ops
 

@@ -9,13 +9,14 @@ labels (arXiv:2107.00191).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decision.nouns import Similarity, SimilarityVerdict
-from pipeline.types import Array
+from pipeline.decision.nouns import Drift, Similarity, SimilarityVerdict
+from pipeline.decision.thresholds import Thresholds, nearest_references
+from pipeline.types import Array, LayerStatistics
 
 SURE_FROM = 100  # pictures; between random samples of so many the distance varies by 0.001 to 0.003
 LOPSIDED = 1.5  # of the early and the late third, the higher over the lower: then the shift has a place
@@ -23,22 +24,34 @@ NUM_RESAMPLES = 100
 NORMAL_95 = 1.96  # standard deviations on either side
 SEED = 0
 
+NO_LIMITS = (0.0, 0.0)  # of a backbone without thresholds
+
 Float64 = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerStatistics:
-    """What one BatchNorm layer remembers of its input, one value per channel."""
-
-    name: str
-    moving_mean: NDArray[np.floating]
-    moving_variance: NDArray[np.floating]
-    epsilon: float  # the layer adds it to every variance; with it a dead channel's 0 is harmless
-
-
-def measure_similarity(
-    statistics: Sequence[LayerStatistics], moments: Array, limits: tuple[float, float]
+def judge_sample(
+    statistics: Sequence[LayerStatistics], moments: Array, backbone: str, thresholds: Thresholds
 ) -> Similarity:
+    """Compare a sample with what a backbone's BatchNorm layers remember of the data it was trained on, and judge.
+
+    Parameters
+    ----------
+    statistics, moments
+        As for `similarity_of`.
+    """
+    limits = (thresholds.similar_below, thresholds.different_above)
+    measured = similarity_of(statistics, moments, limits)
+    references = nearest_references(thresholds, measured.distance)
+    return replace(measured, measured_with=backbone, references=references)
+
+
+def measure_drift(statistics: Sequence[LayerStatistics], moments: Array, backbone: str) -> Drift:
+    """Compare a sample with a backbone for which no thresholds are known; see `judge_sample`."""
+    found = similarity_of(statistics, moments, NO_LIMITS)
+    return Drift(backbone, found.distance, found.early, found.middle, found.late, found.interval or NO_LIMITS)
+
+
+def similarity_of(statistics: Sequence[LayerStatistics], moments: Array, limits: tuple[float, float]) -> Similarity:
     """Compare the moments of every BatchNorm layer's input with what the layer remembers.
 
     Parameters

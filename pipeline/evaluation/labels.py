@@ -11,12 +11,22 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.evaluation.average_precision import average_precision
 from pipeline.evaluation.classes import SMALLEST_PROBABILITY, expected_calibration_error
-from pipeline.heads.multilabel import label_matrix
 from pipeline.types import LabelMetrics, Split
 
 NUM_RESAMPLES = 1000
 RESAMPLED_ROWS = 2_000_000  # drawn for an interval at most: fewer resamples of many pictures are as steady
 INTERVAL = (2.5, 97.5)  # percentiles
+
+
+Targets = NDArray[np.bool_]  # (n, labels)
+
+
+def label_matrix(labels: Sequence[Sequence[int]], num_labels: int) -> Targets:
+    """Return a row a picture and a column a label, True where the picture has it."""
+    matrix = np.zeros((len(labels), num_labels), dtype=np.bool_)
+    for row, found in enumerate(labels):
+        matrix[row, list(found)] = True
+    return matrix
 
 
 def evaluate_labels(

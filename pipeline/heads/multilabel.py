@@ -22,6 +22,7 @@ from scipy.special import expit
 
 from pipeline.errors import DataError
 from pipeline.evaluation.average_precision import mean_average_precision
+from pipeline.evaluation.labels import Targets, label_matrix
 from pipeline.heads.ridge import Float64, RidgeFit, fit_targets
 from pipeline.heads.stacking import SELECTION_SIZE, Stack, share_taps
 from pipeline.images.views import view_sets
@@ -30,8 +31,6 @@ from pipeline.types import Array, Head, HeadTap, Tap
 FEW_POSITIVES = 10
 SMALLEST_SLOPE = 1e-3  # leave-one-out scores of noise rank the wrong way round; a head must not turn them over
 SHOWN = 5  # labels that a reason names
-
-Targets = NDArray[np.bool_]  # (n, labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,6 @@ class _Calibration:
     def probabilities(self, scores: Float64) -> Float64:
         values: Float64 = expit(scores * self.slopes + self.offsets)
         return values
-
-
-def label_matrix(labels: Sequence[Sequence[int]], num_labels: int) -> Targets:
-    """Return a row a picture and a column a label, True where the picture has it."""
-    matrix = np.zeros((len(labels), num_labels), dtype=np.bool_)
-    for row, found in enumerate(labels):
-        matrix[row, list(found)] = True
-    return matrix
 
 
 def fit_multilabel_head(

@@ -31,14 +31,13 @@ import numpy as np
 from flows.onboarding.similarity import NUM_SAMPLED
 from pipeline.backbones.table import get_backbone
 from pipeline.dataset.split import position_of
-from pipeline.decision.judge import read_statistics
-from pipeline.decision.similarity import LayerStatistics, measure_layers
+from pipeline.decision.similarity import measure_layers
 from pipeline.decision.thresholds import FILE, FORMAT, VERSION
-from pipeline.engine.files import MOMENTS_FILE
+from pipeline.engine.files import MOMENTS_FILE, read_statistics
 from pipeline.errors import ImageError
 from pipeline.fingerprint import digest
 from pipeline.images.decode import decode, prepare
-from pipeline.types import Array, BackboneSpec
+from pipeline.types import Array, BackboneSpec, LayerStatistics
 
 NULL_SIZES = (25, 50, NUM_SAMPLED, 200)  # pictures
 NUM_NULL = 500

@@ -3,13 +3,13 @@ import pytest
 
 from pipeline.decision.similarity import (
     SURE_FROM,
-    LayerStatistics,
     describe_details,
     describe_verdict,
     judge_distance,
     measure_layers,
-    measure_similarity,
+    similarity_of,
 )
+from pipeline.types import LayerStatistics
 from tests.factories import a_similarity
 
 LIMITS = (0.05, 0.09)
@@ -26,7 +26,7 @@ def moments(mean, variance, channels=4):
 def measure(layers, targets, num_images=160):
     """Measure pictures that are all alike."""
     row = np.concatenate([values for target in targets for values in target])
-    return measure_similarity(layers, np.tile(row, (num_images, 1)), LIMITS)
+    return similarity_of(layers, np.tile(row, (num_images, 1)), LIMITS)
 
 
 def pictures(num, shift=0.0, seed=0, channels=200):
@@ -112,7 +112,7 @@ def test_pictures_that_are_all_alike_leave_no_doubt():
 
 def test_the_interval_is_the_same_every_time():
     layer = a_layer(channels=200)
-    first, second = (measure_similarity([layer], pictures(100, 0.4), LIMITS) for _ in range(2))
+    first, second = (similarity_of([layer], pictures(100, 0.4), LIMITS) for _ in range(2))
     assert first == second
 
 
@@ -121,13 +121,13 @@ def test_the_interval_holds_the_distance_of_all_pictures():
     layer = a_layer(channels=200)
     everything = pictures(50_000, 0.4, seed=99)
     truth = float(measure_layers([layer], everything.mean(axis=0, dtype=np.float64)).mean())
-    intervals = [measure_similarity([layer], pictures(100, 0.4, seed), LIMITS).interval for seed in range(40)]
+    intervals = [similarity_of([layer], pictures(100, 0.4, seed), LIMITS).interval for seed in range(40)]
     assert sum(low <= truth <= high for low, high in intervals) >= 34
 
 
 def test_more_pictures_narrow_the_interval():
     layer = a_layer(channels=200)
-    widths = [np.ptp(measure_similarity([layer], pictures(num, 0.4), LIMITS).interval) for num in (25, 400)]
+    widths = [np.ptp(similarity_of([layer], pictures(num, 0.4), LIMITS).interval) for num in (25, 400)]
     assert widths[0] > 2 * widths[1]
 
 

@@ -3,8 +3,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 
 from pipeline.errors import DataError
-from pipeline.evaluation.labels import evaluate_labels
-from pipeline.heads.multilabel import label_matrix
+from pipeline.evaluation.labels import evaluate_labels, label_matrix
 
 CLASSES = ("beach", "night", "people")
 THRESHOLDS = (0.5, 0.4, 0.6)

@@ -3,8 +3,9 @@ import pytest
 from scipy.special import expit
 
 from pipeline.errors import DataError
+from pipeline.evaluation.labels import label_matrix
 from pipeline.heads.fit import head_probabilities, head_scores
-from pipeline.heads.multilabel import FEW_POSITIVES, fit_multilabel_head, label_matrix
+from pipeline.heads.multilabel import FEW_POSITIVES, fit_multilabel_head
 from pipeline.types import Tap
 
 TAPS = (Tap("stage5_grid", "stage5", "grid", 24, 0), Tap("top", "top", "gap", 32, 1))
