@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cli.render_service import RUNS_AT_A_TIME
+from flows.service.client import RUNS_AT_A_TIME
 from pipeline.decision.schedule import CHECKPOINT_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -363,11 +363,13 @@ def _request(
     auto_minutes: float = AUTO_MINUTES,
 ) -> Any:
     check_choice(backbone, weights, size)  # answered before anything is read
-    from flows.onboarding.story import Request
+    from flows.requests import OnboardRequest
 
     root = str(workspace_root(workspace))
     by = user_name() if case or strategy else ""
-    return Request(folder, root, name, backbone, weights, recipe, size, views, rehash, case, strategy, auto_minutes, by)
+    return OnboardRequest(
+        folder, root, name, backbone, weights, recipe, size, views, rehash, case, strategy, auto_minutes, by
+    )
 
 
 def _extract_step(runner: str | None) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from flows.cli import render
 from flows.onboarding import story as steps
 from flows.prediction.files import predict
+from flows.requests import OnboardRequest
 from storage.datasets.manifests import read_manifest
 from storage.disk.atomic import write_folder
 from storage.workspace import Workspace
@@ -25,7 +26,7 @@ def run_demo(root: Path) -> None:
 
         print(f"writing scikit-learn's handwritten digits to {folder}", file=sys.stderr)
         write_folder(folder, digit_pictures(), workspace.stage)
-    request = steps.Request(str(folder), str(workspace.root), NAME)
+    request = OnboardRequest(str(folder), str(workspace.root), NAME)
     render.onboarded(steps.onboard(request, render.progress()))
 
     unseen = read_manifest(workspace, NAME).of_split("test")

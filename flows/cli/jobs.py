@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.options import JsonOption, SubmitOption, WaitOption, WorkspaceOption
+from flows.requests import AuditRequest, FinetuneRequest
 from flows.settings import workspace_root
 from pipeline.decision.schedule import AUDIT_EPOCHS, CHECKPOINT_SECONDS
 from pipeline.errors import GateError, UsageError
@@ -65,7 +66,7 @@ def finetune(
     from flows.finetuning.epochs import describe_epoch
     from flows.service import submit as submission
 
-    request = finetuning.FinetuneRequest(
+    request = FinetuneRequest(
         name, str(workspace_root(workspace)), epochs, layer_decay, unfreeze_epochs, checkpoint_seconds
     )
     if check_wait(submit, wait):
@@ -101,7 +102,7 @@ def audit(
     from flows.finetuning.epochs import describe_epoch
 
     document = auditing.audit(
-        auditing.AuditRequest(name, str(workspace_root(workspace)), epochs),
+        AuditRequest(name, str(workspace_root(workspace)), epochs),
         render.progress(),
         log=lambda line: print(line, file=sys.stderr, flush=True),
         on_epoch=lambda row: print(describe_epoch(row), file=sys.stderr, flush=True),

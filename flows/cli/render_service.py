@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from flows.cli.render import say, table
+from flows.service.client import RUNS_AT_A_TIME
 
 STATE_STYLES = {"ok": "", "warning": "yellow", "problem": "bold red", "skipped": "dim"}
-RUNS_AT_A_TIME = {"cpu": 2, "gpu": 1}  # of a worker on a machine of modest size: onboarding may take some gigabytes
 
 
 def deployed(document: Mapping[str, Any]) -> None:

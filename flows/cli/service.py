@@ -64,8 +64,8 @@ def predict_batch(
 ) -> None:
     """Predict the pictures of a folder that are new since the last run, into a table of all. Safe to kill and rerun."""
     from flows.cli import render, render_service
-    from flows.prediction.inbox import PredictBatchRequest
     from flows.prediction.inbox import predict_batch as run_predict_batch
+    from flows.requests import PredictBatchRequest
     from flows.service import submit as submission
 
     request = PredictBatchRequest(model, folder, output, str(workspace_root(workspace)), top, every)
@@ -88,15 +88,15 @@ def refresh(
 ) -> None:
     """Read datasets again, compute what is new, train again where enough changed. Exit code 3 if one had an error."""
     from flows.cli import render, render_service
-    from flows.onboarding.refresh import RefreshRequest
     from flows.onboarding.refresh import refresh as run_refresh
+    from flows.requests import RefreshRequest
     from flows.service import submit as submission
 
     request = RefreshRequest(str(workspace_root(workspace)), tuple(names or ()), force)
     if check_wait(submit, wait):
         tell_submitted(submission.submit_refresh, request, wait, json)
         return
-    document = run_refresh(request, render.progress())
+    document = run_refresh(request, render.progress(), schedule=submission.schedule_finetuning)
     render.json_object(document) if json else render_service.refreshed(document)
     if num_failed := sum(row["error"] is not None for row in document["datasets"]):
         raise DataError(f"{num_failed} of {len(document['datasets'])} datasets could not be refreshed; rows say why.")

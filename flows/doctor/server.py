@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from prefect.client.schemas.objects import Worker, WorkerStatus
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 
-from flows.cli.render_service import RUNS_AT_A_TIME
 from flows.doctor.check import Check, or_ok, some, span
 from flows.doctor.runs import check_runs
 from flows.doctor.server_state import Access, ServerState, read_server
+from flows.service.client import RUNS_AT_A_TIME
 from flows.service.deploy import LOST_RUNS, POOLS, describe_schedule
 from flows.settings import tells_nobody
 

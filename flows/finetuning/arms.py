@@ -30,7 +30,7 @@ from pipeline.images.views import ORIGINAL
 from pipeline.types import Array, Head, Image, Recipe
 
 if TYPE_CHECKING:
-    from flows.finetuning.job import Ground, Log, OnEpoch
+    from flows.finetuning.ground import Ground, Log, OnEpoch
     from storage.jobs.folder import Job
 
 FINETUNE, SCRATCH = "fine-tune", "scratch"

@@ -6,23 +6,15 @@ An audit is a job: stopped in any way, the same command goes on from a checkpoin
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from flows import stopwatch
-from flows.finetuning.job import (
-    ID_LENGTH,
-    Ground,
-    JobPlan,
-    Log,
-    OnEpoch,
-    newest_head,
-    plan_schedule,
-    prepare,
-)
-from flows.onboarding.story import SCHEMA_VERSION
+from flows.documents import SCHEMA_VERSION
+from flows.finetuning.ground import Ground, JobPlan, Log, OnEpoch, newest_head, plan_schedule, prepare
+from flows.finetuning.job import ID_LENGTH
+from flows.requests import AuditRequest
 from flows.stopwatch import stage
-from pipeline.decision.schedule import AUDIT_EPOCHS, CHECKPOINT_SECONDS
 from pipeline.fingerprint import fingerprint
 from pipeline.types import Progress
 from storage.datasets.manifests import read_manifest
@@ -33,16 +25,6 @@ from storage.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 AUDIT_VERSION = 1  # raised when a change of ours gives other results for the same request
-
-
-@dataclass(frozen=True, slots=True)
-class AuditRequest:
-    """What an audit is asked to do."""
-
-    name: str  # of the model, which is that of its dataset
-    workspace: str
-    epochs: int = AUDIT_EPOCHS  # of fine-tuning: the budget of every strategy that trains a whole network
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
 def find_audit(request: AuditRequest) -> JobPlan:

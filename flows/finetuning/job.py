@@ -7,33 +7,29 @@ has an outcome, that is its answer.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flows import stopwatch
-from flows.features.backbone import find_recorded_backbone
-from flows.features.extraction import Extracted, extract
-from flows.features.fitting import held_out, labels_of
+from flows.documents import SCHEMA_VERSION
+from flows.features.fitting import labels_of
 from flows.features.forward import reader
+from flows.finetuning.ground import Ground, JobPlan, Log, OnEpoch, newest_head, plan_schedule, prepare
 from flows.onboarding.quoting import remember_rate
-from flows.onboarding.story import SCHEMA_VERSION
 from flows.onboarding.training import NUM_CERTIFIED, features_part, package_versions
+from flows.requests import FinetuneRequest
 from flows.stopwatch import stage
-from flows.versions.promote import Verdict, list_heads, pin_serving, settle
-from pipeline.dataset.split import sample_images, split_validation
-from pipeline.decision.nouns import Plan
-from pipeline.decision.schedule import CHECKPOINT_SECONDS, Schedule, plan_finetuning
-from pipeline.errors import DataError, NotFoundError, UsageError
+from flows.versions.promote import Verdict, pin_serving, settle
+from pipeline.dataset.split import sample_images
+from pipeline.decision.schedule import Schedule
 from pipeline.fingerprint import fingerprint
-from pipeline.report.record import build_record, parse_plan
-from pipeline.types import BackboneSpec, Head, Image, Manifest, ModelRef, Progress, Split
-from storage.datasets.manifests import DatasetRef, read_manifest
+from pipeline.report.record import build_record
+from pipeline.types import Head, Manifest, ModelRef, Progress
+from storage.datasets.manifests import read_manifest
 from storage.jobs.folder import Job, find_outcome, running
 from storage.models.bundles import MODEL_FILE, write_bundle_files
-from storage.models.versions import find_by_request, list_models, new_version, one_at_a_time
+from storage.models.versions import find_by_request, new_version, one_at_a_time
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -44,46 +40,6 @@ logger = logging.getLogger(__name__)
 
 FINETUNE_VERSION = 2  # raised when a change of ours gives another model for the same request
 ID_LENGTH = 16
-
-Log = Callable[[str], None]
-OnEpoch = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FinetuneRequest:
-    """What a run is asked to do."""
-
-    name: str  # of the model, which is that of its dataset
-    workspace: str
-    epochs: int | None = None  # at most so many; by default by a table
-    layer_decay: float = 1.0  # rate of each stage over that of the stage behind it
-    unfreeze_epochs: float = 0.0  # the head learns alone for so long, then stage after stage joins
-    checkpoint_seconds: float = CHECKPOINT_SECONDS  # what a kill costs at most
-
-
-@dataclass(frozen=True, slots=True)
-class JobPlan:
-    """A job before it runs."""
-
-    id: str
-    asked: dict[str, Any]  # for people, and for `gc`
-    outcome: dict[str, Any] | None  # how it ended, if it has
-    head: ModelRef  # that it starts from and has to beat
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What every part of a job stands on."""
-
-    workspace: Workspace
-    manifest: Manifest
-    spec: BackboneSpec
-    plan: Plan
-    extracted: Extracted
-    fit_on: list[Image]
-    validate_on: list[Image]
-    test_on: list[Image]
-    test_split: Split
 
 
 # ── before it runs ───────────────────────────────────────────────────────────────────────────────
@@ -112,35 +68,6 @@ def find_job(request: FinetuneRequest) -> JobPlan:
         "num_train": head.record["size"]["num_train"],
     }
     return JobPlan(job_id, asked, find_outcome(workspace, job_id), head)
-
-
-def newest_head(workspace: Workspace, name: str) -> ModelRef:
-    """Find the newest version of a model that is a head on frozen features.
-
-    Raises
-    ------
-    NotFoundError
-        When there is none.
-    UsageError
-        When its labels do not exclude each other.
-    """
-    heads = list_heads(workspace, name)
-    if not heads:
-        known = ", ".join(sorted({ref.name for ref in list_models(workspace)})) or "none yet"
-        raise NotFoundError(
-            f"There is no model '{name}' to start from. Known: {known}. Train its head first: headstart onboard DIR"
-        )
-    if not heads[-1].record["data"].get("exclusive", True):
-        raise UsageError(
-            f"The labels of '{name}' do not exclude each other, and fine-tuning is not offered for such labels yet. "
-            "Its head stays the model."
-        )
-    return heads[-1]
-
-
-def plan_schedule(manifest: Manifest, epochs: int | None) -> Schedule:
-    """Choose how a dataset's network is fine-tuned."""
-    return plan_finetuning(len(manifest.of_split("train")), epochs)
 
 
 def _schedule(request: FinetuneRequest, manifest: Manifest) -> Schedule:
@@ -216,30 +143,6 @@ def _run(
         verdict = settle(workspace, model)
     log(verdict.reason)
     return _outcome(job_plan, finetuned, model, verdict)
-
-
-def prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress | None) -> Ground:
-    """Find what a head was made from; features that are gone by now are computed again."""
-    record = head.record
-    manifest = read_manifest(workspace, name, record["data"]["fingerprint"])
-    if not os.path.isdir(manifest.root):
-        raise DataError(
-            f"{manifest.root} is gone, but its pictures are needed. Bring it back, or onboard its new place."
-        )
-    spec = find_recorded_backbone(workspace, record)
-    dataset = DatasetRef(name, manifest.root, manifest.fingerprint)
-    extracted = extract(str(workspace.root), dataset, spec, 0, progress)
-    left_out = {item.path for item in extracted.rejected}
-    images = [image for image in manifest.images if image.path not in left_out]
-    test_on, test_split = held_out(images)
-    fit_on, validate_on = split_validation(images, test_split)
-    if not fit_on or not validate_on:
-        raise DataError(
-            f"{len(fit_on)} pictures to train on and {len(validate_on)} to validate on are too few for fine-tuning. "
-            "Add pictures; the head stays the model."
-        )
-    plan = parse_plan(record)
-    return Ground(workspace, manifest, spec, plan, extracted, fit_on, validate_on, test_on, test_split)
 
 
 def _deliver(ground: Ground, head: Head, trained: Trained, job_plan: JobPlan, finetuned: dict[str, Any]) -> ModelRef:

@@ -20,7 +20,7 @@ from flows.finetuning.arms import (
     in_float32_weights,
     scratch_arm,
 )
-from flows.finetuning.job import Ground, Log, OnEpoch
+from flows.finetuning.ground import Ground, Log, OnEpoch
 from pipeline.backbones.table import TOP
 from pipeline.decision.regret import pack_correct
 from pipeline.decision.schedule import Schedule

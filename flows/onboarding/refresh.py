@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flows.documents import SCHEMA_VERSION
 from flows.features.backbone import find_recorded_backbone
 from flows.features.extraction import extract
-from flows.onboarding.story import SCHEMA_VERSION, Call, Request, onboard, plain, registered, scan
-from flows.service.submit import schedule_finetuning
+from flows.onboarding.story import Call, onboard, plain, registered, scan
+from flows.requests import OnboardRequest, RefreshRequest
 from flows.versions.promote import list_heads
 from pipeline.errors import CancelledError, HeadstartError, NotFoundError
 from pipeline.types import ModelRef, Progress
@@ -26,15 +27,12 @@ from storage.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+Schedule = Callable[[dict[str, Any]], dict[str, Any]]  # submits the fine-tuning that a plan asks for, and says so
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshRequest:
-    """What a run is asked to do."""
-
-    workspace: str
-    names: tuple[str, ...] = ()  # of datasets; none: all that are known
-    force: bool = False  # train even where too little changed to matter
+def unscheduled(document: dict[str, Any]) -> dict[str, Any]:
+    """Submit nothing."""
+    return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,7 @@ def refresh(
     progress: Progress | None = None,
     log: Callable[[str], None] = logger.info,
     call: Call = plain,
+    schedule: Schedule = unscheduled,
 ) -> dict[str, Any]:
     """Bring every dataset's model up to date; returns what `headstart refresh --json` prints.
 
@@ -72,7 +71,7 @@ def refresh(
         )
     rows = []
     for name in sorted(set(request.names)) or known:
-        rows.append(_refreshed(request, workspace, name, progress, call))
+        rows.append(_refreshed(request, workspace, name, progress, call, schedule))
         log(describe_row(rows[-1]))
     return {
         "schema_version": SCHEMA_VERSION,
@@ -104,7 +103,9 @@ def describe_refreshed(document: Mapping[str, Any]) -> str:
     return f"{len(rows):,} datasets read{said}; {num_computed:,} pictures computed."
 
 
-def _refreshed(request: RefreshRequest, workspace: Workspace, name: str, progress: Progress | None, call: Call) -> Row:
+def _refreshed(
+    request: RefreshRequest, workspace: Workspace, name: str, progress: Progress | None, call: Call, schedule: Schedule
+) -> Row:
     row: Row = {
         "name": name,
         "num_added": None,
@@ -123,7 +124,7 @@ def _refreshed(request: RefreshRequest, workspace: Workspace, name: str, progres
         "error": None,
     }
     try:
-        _refresh_one(request, workspace, row, progress, call)
+        _refresh_one(request, workspace, row, progress, call, schedule)
     except CancelledError:
         raise
     except (HeadstartError, OSError) as error:
@@ -135,7 +136,7 @@ def _refreshed(request: RefreshRequest, workspace: Workspace, name: str, progres
 
 
 def _refresh_one(
-    request: RefreshRequest, workspace: Workspace, row: Row, progress: Progress | None, call: Call
+    request: RefreshRequest, workspace: Workspace, row: Row, progress: Progress | None, call: Call, schedule: Schedule
 ) -> None:
     """Refresh a dataset and fill its row, as far as it comes."""
     asked = registered(request.workspace, row["name"])
@@ -153,14 +154,14 @@ def _refresh_one(
     row["reasons"] = list(look.reasons)
     row["version"] = serving_version(workspace, row["name"])
     if look.retrain or look.head is None:
-        _train(asked, look, row, progress, call)
+        _train(asked, look, row, progress, call, schedule)
         return
     spec = find_recorded_backbone(workspace, look.head.record)
     num_views = look.head.record["features"]["num_views"]
     row["num_computed"] = call(extract, request.workspace, look.dataset, spec, num_views, progress).num_computed
 
 
-def _look(workspace: Workspace, asked: Request, force: bool, call: Call) -> _Look:
+def _look(workspace: Workspace, asked: OnboardRequest, force: bool, call: Call) -> _Look:
     """Scan a dataset and compare it with what its newest head was trained on: so small changes add up."""
     dataset = call(scan, asked)
     heads = list_heads(workspace, dataset.name)
@@ -177,8 +178,10 @@ def _look(workspace: Workspace, asked: Request, force: bool, call: Call) -> _Loo
     return _Look(dataset, head, plan, (*plan.reasons, *forced), plan.retrain or force)
 
 
-def _train(asked: Request, look: _Look, row: Row, progress: Progress | None, call: Call) -> None:
-    document = schedule_finetuning(onboard(asked, progress, call, scanned=look.dataset))
+def _train(
+    asked: OnboardRequest, look: _Look, row: Row, progress: Progress | None, call: Call, schedule: Schedule
+) -> None:
+    document = schedule(onboard(asked, progress, call, scanned=look.dataset))
     serving = document["serving"]
     row |= {
         "num_computed": document["features"]["num_computed"],

@@ -11,21 +11,23 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from flows import stopwatch
+from flows.documents import SCHEMA_VERSION
 from flows.features.backbone import find_backbone
 from flows.features.extraction import Extracted, extract, pack_features
 from flows.onboarding.quoting import quote_plan
 from flows.onboarding.ranking import choose_backbone
 from flows.onboarding.similarity import measure_similarity
 from flows.onboarding.training import Trained, features_part, train
+from flows.requests import OnboardRequest
 from flows.stopwatch import stage
-from pipeline.backbones.table import AUTO, AUTO_MINUTES, DEFAULT_BACKBONE, check_choice
+from pipeline.backbones.table import AUTO, DEFAULT_BACKBONE, check_choice
 from pipeline.dataset.manifest import Picture, build_manifest
-from pipeline.decision.nouns import Change, Plan, RankedBackbone, Strategy
+from pipeline.decision.nouns import Change, Plan, RankedBackbone
 from pipeline.decision.plan import EVIDENCE, NO_WISHES, Wishes, measure_size, plan_case
 from pipeline.errors import ConflictError, DamagedError, UsageError
 from pipeline.report.record import parse_plan, plan_part
@@ -39,33 +41,10 @@ from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 FILES_REMEMBERED_AT_ONCE = 4096  # what a crash can cost of reading a folder for the first time
 
 Call = Callable[..., Any]  # runs a step: as it is, or wrapped in a Prefect task
 Extract = Callable[..., Extracted]  # the extract step: here and now, or spread over a cluster
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a run is asked to do."""
-
-    folder: str  # or a table (CSV) that names the pictures below its own folder
-    workspace: str
-    name: str | None = None  # of the dataset; by default that of the folder or table
-    backbone: str = DEFAULT_BACKBONE
-    weights: str | None = None  # of a backbone that is not embedded: "imagenet", "none" or a file
-    recipe: str = "exact"  # or "scaled": large JPEGs are decoded smaller, several times faster
-    size: int | None = None  # pixels, side of the square given to the network; by default its own
-    views: int = 0  # augmented views of each training picture that the head trains on, beside the original
-    rehash: bool = False  # read every file again instead of trusting size and time
-    case: int | None = None  # 1 to 4, instead of the rule's
-    strategy: Strategy | None = None  # instead of the case's
-    auto_minutes: float = AUTO_MINUTES  # that comparing backbones may take, where `backbone` is "auto"
-    by: str = ""  # who asks; named beside what they chose instead of the rule
-
-    def wishes(self) -> Wishes:
-        return Wishes(self.case, self.strategy, self.by)
 
 
 # ── the whole story ──────────────────────────────────────────────────────────────────────────────
@@ -77,7 +56,7 @@ def plain(step: Callable[..., Any], *args: Any) -> Any:
 
 
 def onboard(
-    request: Request,
+    request: OnboardRequest,
     progress: Progress | None = None,
     call: Call = plain,
     extract: Extract = extract,
@@ -110,7 +89,7 @@ def onboard(
 
 
 def extract_only(
-    request: Request,
+    request: OnboardRequest,
     progress: Progress | None = None,
     pack: str | None = None,
     call: Call = plain,
@@ -139,7 +118,7 @@ def extract_only(
     }
 
 
-def plan_only(request: Request) -> dict[str, Any]:
+def plan_only(request: OnboardRequest) -> dict[str, Any]:
     """Do everything up to the plan, from a sample; returns what `headstart plan --json` prints."""
     with stopwatch.running():
         dataset = scan(request)
@@ -161,7 +140,7 @@ def plan_only(request: Request) -> dict[str, Any]:
 # ── steps ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def scan(request: Request) -> DatasetRef:
+def scan(request: OnboardRequest) -> DatasetRef:
     """Read a dataset's folder or table into a manifest. Files that did not change are not opened."""
     with stage("scan"):
         if not request.folder:
@@ -218,7 +197,7 @@ def _list_pictures(place: str) -> tuple[str, str, Listing]:
     return str(root), root.name, list_dataset(root)
 
 
-def _backbone(request: Request, dataset: DatasetRef) -> tuple[BackboneSpec, tuple[RankedBackbone, ...]]:
+def _backbone(request: OnboardRequest, dataset: DatasetRef) -> tuple[BackboneSpec, tuple[RankedBackbone, ...]]:
     """Find the backbone that is asked for; where that is left open, also how those that are here compare."""
     decoder = DECODERS[request.recipe]
     if request.backbone == AUTO:
@@ -253,7 +232,7 @@ def _identify(
     return digests, unread + reasons
 
 
-def _registration(request: Request) -> dict[str, Any]:
+def _registration(request: OnboardRequest) -> dict[str, Any]:
     """Return what must be known to ask the same again, from any folder."""
     here = ("workspace", "name", "rehash")  # the workspace may move, the name is that of the dataset
     asked = {name: value for name, value in asdict(request).items() if name not in here}
@@ -263,7 +242,7 @@ def _registration(request: Request) -> dict[str, Any]:
     return asked
 
 
-def registered(workspace_root: str, name: str) -> Request | None:
+def registered(workspace_root: str, name: str) -> OnboardRequest | None:
     """Return the request that a dataset was onboarded with; None where it never was.
 
     Raises
@@ -275,13 +254,13 @@ def registered(workspace_root: str, name: str) -> Request | None:
     if asked is None:
         return None
     try:
-        return Request(**asked, workspace=workspace_root, name=name)
+        return OnboardRequest(**asked, workspace=workspace_root, name=name)
     except TypeError as error:
         raise DamagedError(f"How '{name}' was onboarded is not understood ({error}). Onboard it once more.") from error
 
 
 def _onboarded(
-    request: Request,
+    request: OnboardRequest,
     dataset: DatasetRef,
     spec: BackboneSpec,
     extracted: Extracted,

@@ -7,13 +7,13 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.onboarding.story import SCHEMA_VERSION
+from flows.documents import SCHEMA_VERSION
 from flows.prediction.files import files_below, predict_with
+from flows.requests import PredictBatchRequest
 from pipeline.errors import DataError, NotFoundError, UsageError
 from pipeline.types import ModelRef, Prediction, Progress
 from storage.datasets.digests import TICK_NS
@@ -25,18 +25,6 @@ from storage.workspace import Workspace
 log = logging.getLogger(__name__)
 
 MAX_NAMED = 5  # files that a warning spells out
-
-
-@dataclass(frozen=True, slots=True)
-class PredictBatchRequest:
-    """What to predict, and where to."""
-
-    model: str  # NAME, the version that serves, or NAME@VERSION, or a model's folder
-    folder: str
-    output: str  # a .csv or .parquet file
-    workspace: str
-    top: int = 3  # classes named per picture
-    every: bool = False  # also predict again what another version of the model has predicted
 
 
 def predict_batch(request: PredictBatchRequest, progress: Progress) -> dict[str, Any]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ONBOARD, FINETUNE = "onboard/onboard", "fine-tune/fine-tune"
 REFRESH, PREDICT_BATCH = "refresh/refresh", "predict-batch/predict-batch"
 JOB_TAG = "job:"  # its runs carry a job's id in a tag
+RUNS_AT_A_TIME = {"cpu": 2, "gpu": 1}  # of a worker on a machine of modest size: onboarding may take some gigabytes
 ANSWER_SECONDS = 5.0
 MOST_RUNS = 200  # of a server's answer
 LATEST_RUNS = 20

@@ -19,10 +19,11 @@ from flows.finetuning.epochs import describe_epoch, rows_of
 from flows.maintenance import checks as maintenance
 from flows.onboarding import story as steps
 from flows.onboarding import training
-from flows.onboarding.refresh import RefreshRequest, describe_refreshed, describe_row
+from flows.onboarding.refresh import describe_refreshed, describe_row
 from flows.onboarding.refresh import refresh as run_refresh
-from flows.prediction.inbox import PredictBatchRequest, describe_predicted
+from flows.prediction.inbox import describe_predicted
 from flows.prediction.inbox import predict_batch as run_predict_batch
+from flows.requests import FinetuneRequest, OnboardRequest, PredictBatchRequest, RefreshRequest
 from flows.service import submit as submission
 from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, show_model, show_plan, show_rows
 from flows.service.forms import (
@@ -91,7 +92,7 @@ def onboard(params: OnboardParams) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = steps.onboard(steps.Request(**params.fields()), run.progress, call=_as_task)
+        document = steps.onboard(OnboardRequest(**params.fields()), run.progress, call=_as_task)
         for reason in document["reasons"]:
             run.logger.info("%s", reason)
         model = document["model"]
@@ -121,7 +122,7 @@ def extract(params: ExtractParams) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = steps.extract_only(steps.Request(**params.fields()), run.progress, call=_as_task)
+        document = steps.extract_only(OnboardRequest(**params.fields()), run.progress, call=_as_task)
         features = document["features"]
         return f"{features['num_computed']:,} computed, {features['num_reused']:,} there already.", document
 
@@ -136,7 +137,9 @@ def refresh(params: RefreshParams = RefreshParams()) -> State[Any]:  # noqa: B00
     def work() -> tuple[str, dict[str, Any]]:
         fields = params.fields()
         request = RefreshRequest(fields["workspace"], tuple(fields["names"]), fields["force"])
-        document = run_refresh(request, run.progress, run.logger.info, call=_as_task)
+        document = run_refresh(
+            request, run.progress, run.logger.info, call=_as_task, schedule=submission.schedule_finetuning
+        )
         for row in document["datasets"]:
             if row["retrained"]:
                 run.show_model(request.workspace, f"{row['name']}@{row['trained_version']}")
@@ -165,7 +168,7 @@ def finetune(params: FinetuneParams) -> State[Any]:
         curve.add(row)
 
     def work() -> tuple[str, dict[str, Any]]:
-        request = finetuning.FinetuneRequest(**params.fields())
+        request = FinetuneRequest(**params.fields())
         document = finetuning.finetune(request, run.progress, log=run.logger.info, on_epoch=on_epoch)
         curve.finish(rows_of(document))
         gate, model = document["gate"], document["model"]

@@ -11,10 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.finetuning.job import FinetuneRequest
-from flows.onboarding.refresh import RefreshRequest
-from flows.onboarding.story import Request
-from flows.prediction.inbox import PredictBatchRequest
+from flows.requests import FinetuneRequest, OnboardRequest, PredictBatchRequest, RefreshRequest
 from flows.settings import workspace_root
 from pipeline.backbones.table import AUTO, AUTO_MINUTES, BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
 from pipeline.decision.nouns import Strategy
@@ -263,7 +260,7 @@ class GcParams(FlowParams):
 # ── from requests ────────────────────────────────────────────────────────────────────────────────
 
 
-def onboard_params(request: Request) -> dict[str, Any]:
+def onboard_params(request: OnboardRequest) -> dict[str, Any]:
     """Fill in the form of the onboard flow for a run elsewhere: paths become absolute."""
     is_file = request.weights is not None and os.path.isfile(request.weights)  # else a word, or nothing
     return _from_request(OnboardParams, request, "folder", "workspace", *(["weights"] if is_file else []))

@@ -7,7 +7,7 @@ from dataclasses import fields
 from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.onboarding.story import Request
+from flows.requests import OnboardRequest
 from flows.service.client import (
     FINETUNE,
     JOB_TAG,
@@ -28,15 +28,14 @@ from pipeline.errors import HeadstartError, NotFoundError
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-    from flows.finetuning.job import FinetuneRequest, JobPlan
-    from flows.onboarding.refresh import RefreshRequest
-    from flows.prediction.inbox import PredictBatchRequest
+    from flows.finetuning.ground import JobPlan
+    from flows.requests import FinetuneRequest, PredictBatchRequest, RefreshRequest
 
 HERE_AND_NOW = ", or leave --submit out to run here and now"
 OPTIONS = ("epochs", "layer_decay", "unfreeze_epochs")  # of the command, as the request calls them
 
 
-def submit_onboard(request: Request) -> dict[str, Any]:
+def submit_onboard(request: OnboardRequest) -> dict[str, Any]:
     """Create a run of the onboard deployment.
 
     Raises
@@ -101,7 +100,8 @@ def schedule_finetuning(document: dict[str, Any]) -> dict[str, Any]:
     """
     if document["strategy"] not in FINETUNING:
         return document
-    from flows.finetuning.job import FinetuneRequest, find_job
+    from flows.finetuning.job import find_job
+    from flows.requests import FinetuneRequest
 
     request = FinetuneRequest(document["dataset"], document["workspace"])
     url = prefect_url()

@@ -11,6 +11,7 @@ import numpy as np
 from flows.features import extraction
 from flows.features.backbone import backbone_files
 from flows.onboarding import story as steps
+from flows.requests import OnboardRequest
 from pipeline.backbones.networks import load_backbone, tap_outputs
 from pipeline.backbones.table import get_backbone
 from pipeline.engine.files import TAPS_FILE
@@ -43,7 +44,7 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
         root = scratch / f"extraction-{next(numbers)}"
         Workspace.open(root)
         (root / "engines").symlink_to(compiled.root / "engines")
-        dataset = steps.scan(steps.Request(str(photos), str(root)))
+        dataset = steps.scan(OnboardRequest(str(photos), str(root)))
         assert extraction.extract(str(root), dataset, SPEC).num_computed == NUM_IMAGES
 
     rows = [

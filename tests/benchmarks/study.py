@@ -27,6 +27,7 @@ from unittest import mock
 
 from PIL import Image as Pillow
 
+from flows.requests import OnboardRequest
 from pipeline.backbones.table import TOP
 from pipeline.decision.nouns import Plan, Similarity, Size
 from pipeline.decision.plan import FINETUNING, LARGE_FROM_DIFFERENT, judge_size, plan_case
@@ -87,13 +88,14 @@ def write_fashion_mnist(source: Path, folder: Path, num_train: int = 6000, num_t
 
 def run_cell(source: Path, num: int | None, seed: int, size: int, epochs: int, out: Path, workspace: Path) -> None:
     """Onboard and audit one cell by the same steps as the command line; write its document."""
-    from flows.finetuning.audit import AuditRequest, audit
+    from flows.finetuning.audit import audit
     from flows.onboarding import story as steps
+    from flows.requests import AuditRequest
 
     name = f"{source.name}-{num or 'all'}-{seed}".lower()
     with tempfile.TemporaryDirectory(dir=source.parent, prefix=".cell-") as scratch:
         folder = write_cell(source, num, seed, Path(scratch, name))
-        onboarded = steps.onboard(steps.Request(str(folder), str(workspace), name, size=size))
+        onboarded = steps.onboard(OnboardRequest(str(folder), str(workspace), name, size=size))
         document = audit(AuditRequest(name, str(workspace), epochs))
     cell = {"dataset": source.name, "wanted": num, "seed": seed, "onboarded": onboarded, "audit": document}
     part = out / f".{name}.part"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.onboarding import story as steps
+from flows.requests import OnboardRequest
 from flows.stopwatch import running
 from pipeline.backbones.networks import load_backbone
 from pipeline.backbones.table import get_backbone
@@ -23,12 +24,12 @@ EPOCHS_RUN = 3  # of the practice; the last is timed, and every epoch does the s
 def measure(scratch: Path) -> list[dict[str, Any]]:
     photos = write_photos(scratch / "photos1000", NUM_IMAGES)
     compiled = scratch / "training-compiled"
-    steps.onboard(steps.Request(str(photos), str(compiled)))  # the network is compiled, as the practice's is built
+    steps.onboard(OnboardRequest(str(photos), str(compiled)))  # the network is compiled, as the practice's is built
 
     cold_root = scratch / "training-cold"
     Workspace.open(cold_root)
     (cold_root / "engines").symlink_to(compiled / "engines")
-    request = steps.Request(str(photos), str(cold_root))
+    request = OnboardRequest(str(photos), str(cold_root))
     with running():
         started = time.perf_counter()
         document = steps.onboard(request)

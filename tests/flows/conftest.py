@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from flows.requests import OnboardRequest
 from tests import factories
 
 
@@ -25,7 +26,7 @@ def first_run(tmp_path_factory):
     root = tmp_path_factory.mktemp("first")
     folder, workspace = factories.write_dataset(root / "shapes"), root / "workspace"
     factories.age(folder)
-    document = steps.onboard(steps.Request(str(folder), str(workspace)))
+    document = steps.onboard(OnboardRequest(str(folder), str(workspace)))
     manifest = read_manifest(Workspace.open(workspace), "shapes")
     return SimpleNamespace(folder=folder, workspace=workspace, document=document, manifest=manifest)
 
@@ -103,7 +104,7 @@ def small(tmp_path_factory):
     root = tmp_path_factory.mktemp("small")
     folder, workspace = factories.write_dataset(root / "shapes", per_class=12), root / "workspace"
     factories.age(folder)
-    document = steps.onboard(steps.Request(str(folder), str(workspace), size=64))
+    document = steps.onboard(OnboardRequest(str(folder), str(workspace), size=64))
     return SimpleNamespace(folder=folder, workspace=workspace, document=document)
 
 

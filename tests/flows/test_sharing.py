@@ -13,6 +13,7 @@ import pytest
 
 from flows.features import extraction
 from flows.onboarding import story as steps
+from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from storage.features.claims import Claims
 from storage.features.store import FeatureStore
@@ -39,7 +40,7 @@ def test_what_another_run_computes_is_waited_for(tiny_dataset, warm_workspace, f
     folder = tiny_dataset()
     spec = get_backbone(DEFAULT_BACKBONE)
     workspace = Workspace.open(warm_workspace)
-    dataset = steps.scan(steps.Request(str(folder), str(warm_workspace)))
+    dataset = steps.scan(OnboardRequest(str(folder), str(warm_workspace)))
     theirs = FeatureStore(Workspace.open(first_run.workspace), spec.space())  # the same pictures, computed before
     digests = [image.digest for image in first_run.manifest.images[:10]]
     block = _block(theirs, digests)
@@ -62,7 +63,7 @@ def test_what_another_run_computes_is_waited_for(tiny_dataset, warm_workspace, f
 def test_what_a_stopped_run_had_claimed_is_computed_after_all(tiny_dataset, warm_workspace, monkeypatch):
     monkeypatch.setattr("storage.features.claims.STALE_SECONDS", 0.0)
     spec = get_backbone(DEFAULT_BACKBONE)
-    dataset = steps.scan(steps.Request(str(tiny_dataset()), str(warm_workspace)))
+    dataset = steps.scan(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
     workspace = Workspace.open(warm_workspace)
     from storage.datasets.manifests import read_manifest
 

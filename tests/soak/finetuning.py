@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.finetuning.job import FinetuneRequest, find_job
+from flows.finetuning.job import find_job
 from flows.onboarding import story as steps
+from flows.requests import FinetuneRequest, OnboardRequest
 from storage.jobs.folder import find_outcome
 from storage.models.versions import list_models
 from storage.workspace import Workspace
@@ -57,7 +58,7 @@ def run(scratch: Path, num_kills: int, seed: int = 0) -> dict[str, Any]:
     """Kill until that was done often enough and the last job has ended; returns the summary."""
     dice, outcome = random.Random(seed), Outcome()
     workspace = scratch / "workspace"
-    steps.onboard(steps.Request(str(_unpack(scratch / NAME)), str(workspace), size=SIZE))
+    steps.onboard(OnboardRequest(str(_unpack(scratch / NAME)), str(workspace), size=SIZE))
     with Server(scratch, ("gpu",)) as server:
         while outcome.kills < num_kills:
             # the seed of another job is its number of epochs: other jobs, other ids

@@ -24,6 +24,7 @@ from flows.features import extraction
 from flows.features.backbone import backbone_files
 from flows.onboarding import story as steps
 from flows.progress import Quiet
+from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.types import Array, Digest
 from storage.datasets.manifests import read_manifest
@@ -94,7 +95,7 @@ def _workspace(root: Path, compiled: Workspace) -> Workspace:
 
 def _uninterrupted(photos: Path, compiled: Workspace) -> dict[str, dict[Digest, Array]]:
     """Features by tap and picture of a run that nobody disturbs."""
-    dataset = steps.scan(steps.Request(str(photos), str(compiled.root)))
+    dataset = steps.scan(OnboardRequest(str(photos), str(compiled.root)))
     extraction.extract(str(compiled.root), dataset, SPEC)
     digests = [image.digest for image in read_manifest(compiled, dataset.name, dataset.fingerprint).images]
     store = FeatureStore(compiled, SPEC.space())

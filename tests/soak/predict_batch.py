@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.onboarding import story as steps
-from flows.prediction.inbox import PredictBatchRequest, predict_batch
+from flows.prediction.inbox import predict_batch
 from flows.progress import Quiet
+from flows.requests import OnboardRequest, PredictBatchRequest
 from pipeline.fingerprint import fingerprint
 from storage.predictions.ledger import list_parts, read_part
 from storage.workspace import Workspace
@@ -62,7 +63,7 @@ def run(scratch: Path, num_kills: int, seed: int = 0) -> dict[str, Any]:
     photos = write_photos(scratch / "all", NUM_PHOTOS, 256, 256)
     trained = write_photos(scratch / NAME, NUM_TRAINED_ON, 256, 256)
     root = scratch / "workspace"
-    steps.onboard(steps.Request(str(trained), str(root)))
+    steps.onboard(OnboardRequest(str(trained), str(root)))
     wanted_file = scratch / "wanted.csv"
     predict_batch(PredictBatchRequest(NAME, str(photos), str(wanted_file), str(root)), Quiet())
     wanted = _read(wanted_file)

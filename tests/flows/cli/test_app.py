@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.onboarding import story as steps
+from flows.requests import OnboardRequest
 from flows.settings import workspace_root
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from storage.features.store import FeatureStore
@@ -114,7 +115,7 @@ def test_a_command_line_that_is_none_exits_with_2(headstart, arguments):
 def test_a_name_in_use_for_another_folder_is_a_conflict(headstart, tmp_path, workspace):
     for place in ("here", "there"):
         factories.write_dataset(tmp_path / place / "pets", num_classes=2, per_class=2)
-    steps.scan(steps.Request(str(tmp_path / "here" / "pets"), str(workspace)))
+    steps.scan(OnboardRequest(str(tmp_path / "here" / "pets"), str(workspace)))
     found = headstart("plan", tmp_path / "there" / "pets", "--workspace", workspace)
     assert found.code == 5
     assert "Pass --name" in error_lines(found)[0]
@@ -214,7 +215,8 @@ def test_a_model_is_shown_by_name_by_version_and_by_folder(headstart, first_run)
 @pytest.mark.heavy
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 6)])
 def test_a_gate_that_is_not_passed_has_an_exit_code_where_that_is_asked_for(headstart, again, passed, code):
-    from flows.finetuning.job import FinetuneRequest, find_job
+    from flows.finetuning.job import find_job
+    from flows.requests import FinetuneRequest
     from storage.jobs.folder import running
 
     planned = find_job(FinetuneRequest("shapes", str(again.workspace)))
@@ -371,7 +373,7 @@ def test_an_interrupted_run_gives_the_cursor_back(interrupted):
 
 @pytest.mark.heavy
 def test_the_run_after_an_interrupted_one_goes_on_from_there(interrupted):
-    dataset = steps.scan(steps.Request(str(interrupted.folder), str(interrupted.workspace)))
+    dataset = steps.scan(OnboardRequest(str(interrupted.folder), str(interrupted.workspace)))
     extracted = steps.extract(str(interrupted.workspace), dataset, get_backbone(DEFAULT_BACKBONE))
     assert extracted.num_images == 400
     assert 0 < extracted.num_computed < 400

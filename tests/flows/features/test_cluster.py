@@ -15,6 +15,7 @@ from flows.cli.app import app as cli
 from flows.features import extraction
 from flows.onboarding import story as steps
 from flows.progress import Quiet
+from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import ConflictError, NumericsError, ServerUnreachableError, UnknownNameError, UsageError
 from pipeline.machine import usable_cores
@@ -227,7 +228,7 @@ def test_a_bad_runner_is_answered_before_anything_heavy_is_loaded(tiny_dataset, 
 
 
 def _scan(folder, workspace):
-    return steps.scan(steps.Request(str(folder), str(workspace)))
+    return steps.scan(OnboardRequest(str(folder), str(workspace)))
 
 
 def _extract(scheduler, workspace, dataset, progress=None):

@@ -12,6 +12,7 @@ import pytest
 from flows.features import extraction
 from flows.features.backbone import engine_id, find_backbone
 from flows.onboarding import story as steps
+from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import ConflictError, NotFoundError, UnknownNameError, UsageError
 from pipeline.types import DECODERS
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.heavy
 
 
 def request(place, **options):
-    return steps.Request(str(place.folder), str(place.workspace), "shapes", **options)
+    return OnboardRequest(str(place.folder), str(place.workspace), "shapes", **options)
 
 
 def counts(document):
@@ -36,7 +37,7 @@ def counts(document):
 
 
 def test_what_extract_computed_onboard_finds(tiny_dataset, warm_workspace):
-    asked = steps.Request(str(tiny_dataset()), str(warm_workspace))
+    asked = OnboardRequest(str(tiny_dataset()), str(warm_workspace))
     assert counts(steps.extract_only(asked)) == (24, 24, 0)
     assert counts(steps.onboard(asked)) == (24, 0, 24)
 
@@ -64,7 +65,7 @@ def test_a_pack_never_overwrites_a_file(again, tmp_path):
 
 
 def test_parts_cover_what_is_missing_and_nothing_else(tiny_dataset, warm_workspace):
-    asked = steps.Request(str(tiny_dataset()), str(warm_workspace))
+    asked = OnboardRequest(str(tiny_dataset()), str(warm_workspace))
     spec = get_backbone(DEFAULT_BACKBONE)
     root, dataset = str(warm_workspace), steps.scan(asked)
     parts = extraction.plan_parts(root, dataset, spec, 0, part_rows=10)

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from flows.finetuning.audit import AuditRequest, audit, find_audit
+from flows.finetuning.audit import audit, find_audit
 from flows.finetuning.audit import audit as audits
-from flows.finetuning.job import FinetuneRequest, find_job
+from flows.finetuning.job import find_job
+from flows.requests import AuditRequest, FinetuneRequest, OnboardRequest
 from pipeline.errors import CancelledError, NotFoundError
 from storage.jobs.folder import get_job
 from storage.measurements import read_record
@@ -83,7 +84,7 @@ def test_pictures_that_came_later_are_another_audit(place, small):
     before = find_audit(a_request(place)).id
     factories.write_photo(small.folder / "class0" / "late.png", 999, (64, 64))
     try:
-        steps.onboard(steps.Request(str(small.folder), str(place), size=64))
+        steps.onboard(OnboardRequest(str(small.folder), str(place), size=64))
     finally:
         (small.folder / "class0" / "late.png").unlink()
     assert find_audit(a_request(place)).id != before

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from flows.finetuning import job as finetuning
-from flows.finetuning.job import FinetuneRequest, find_job, finetune
+from flows.finetuning.job import find_job, finetune
 from flows.onboarding import story as steps
+from flows.requests import FinetuneRequest, OnboardRequest
 from pipeline.errors import CancelledError, ConflictError, DataError, NotFoundError
 from pipeline.finetuning.gate import Gate
 from storage.datasets.manifests import read_manifest
@@ -224,7 +225,7 @@ def test_a_job_killed_after_its_model_makes_no_second_one(place, always_passes, 
 def test_a_picture_that_is_gone_stops_a_job_before_it_trains(place, small, tmp_path):
     folder = tmp_path / "shapes"
     shutil.copytree(small.folder, folder)
-    steps.onboard(steps.Request(str(folder), str(place), "moved", size=64))
+    steps.onboard(OnboardRequest(str(folder), str(place), "moved", size=64))
     next((folder / "class0").iterdir()).unlink()
     for path in (folder / "class1").iterdir():
         path.unlink()
@@ -286,12 +287,12 @@ def both(small, place, tmp_path):
     """The dataset of the workspace's head, to be changed, and that workspace: `folder`, `workspace`."""
     folder = tmp_path / "shapes"
     shutil.copytree(small.folder, folder)
-    steps.onboard(steps.Request(str(folder), str(place), "shapes", size=64))
+    steps.onboard(OnboardRequest(str(folder), str(place), "shapes", size=64))
     return SimpleNamespace(folder=folder, workspace=place)
 
 
 def onboard(both):
-    return steps.onboard(steps.Request(str(both.folder), str(both.workspace), size=64))
+    return steps.onboard(OnboardRequest(str(both.folder), str(both.workspace), size=64))
 
 
 def add(both, num):

@@ -11,6 +11,7 @@ import pytest
 from flows.maintenance import checks as maintenance
 from flows.onboarding import story as steps
 from flows.progress import Quiet
+from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.engine.canary import TOLERANCE
 from pipeline.errors import UsageError
@@ -38,7 +39,7 @@ def moved(again):
 
 
 def run_step(step, run):
-    return step(steps.Request(str(run.folder), str(run.workspace), name="shapes"))
+    return step(OnboardRequest(str(run.folder), str(run.workspace), name="shapes"))
 
 
 def snapshot(root):

@@ -11,6 +11,7 @@ import pytest
 from flows.onboarding import ranking
 from flows.onboarding import story as steps
 from flows.onboarding.ranking import available_backbones, choose_backbone
+from flows.requests import OnboardRequest
 from pipeline.backbones.table import APPLICATIONS, AUTO, BACKBONES, DEFAULT_BACKBONE, check_choice, keras_file
 from pipeline.decision.nouns import RankedBackbone
 from pipeline.errors import DataError, NotFoundError, UnknownNameError, UsageError
@@ -30,7 +31,7 @@ def only_lite0(monkeypatch):
 
 
 def dataset_of(place):
-    request = steps.Request(str(place.folder), str(place.workspace), "shapes")
+    request = OnboardRequest(str(place.folder), str(place.workspace), "shapes")
     return steps.scan(request)
 
 

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from flows.onboarding import story as steps
-from flows.onboarding.refresh import RefreshRequest, refresh
+from flows.onboarding.refresh import refresh
+from flows.requests import OnboardRequest, RefreshRequest
 from flows.versions.promote import compare_versions, promote_by_hand
 from pipeline.errors import NotFoundError
 from storage.models.versions import find_serving, get_model, list_models
@@ -32,7 +33,7 @@ def onboarded(small, tmp_path_factory):
     folder, workspace = factories.write_dataset(root / "shapes", per_class=PER_CLASS), root / "workspace"
     shutil.copytree(small.workspace / "engines", workspace / "engines")
     factories.age(folder)
-    document = steps.onboard(steps.Request(str(folder), str(workspace), size=64))
+    document = steps.onboard(OnboardRequest(str(folder), str(workspace), size=64))
     return SimpleNamespace(folder=folder, workspace=workspace, document=document)
 
 
@@ -42,7 +43,7 @@ def known(onboarded, tmp_path):
     folder, workspace = tmp_path / "shapes", tmp_path / "workspace"
     shutil.copytree(onboarded.folder, folder)
     shutil.copytree(onboarded.workspace, workspace)
-    document = steps.onboard(steps.Request(str(folder), str(workspace), "shapes", size=64))
+    document = steps.onboard(OnboardRequest(str(folder), str(workspace), "shapes", size=64))
     assert (document["model"]["version"], document["trained"]) == (1, False)
     return SimpleNamespace(folder=folder, workspace=workspace)
 
@@ -168,7 +169,7 @@ def test_a_head_trained_on_garbage_does_not_serve_and_is_not_trained_again(known
     monkeypatch.setattr("flows.versions.promote.compare_versions", None)  # it would fail
     (row,) = refreshed(known)
     assert (row["retrained"], row["promoted"], row["version"], row["error"]) == (False, False, 1, None)
-    again = steps.onboard(steps.Request(str(known.folder), str(known.workspace), size=64))
+    again = steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
     assert (again["trained"], again["model"]["version"]) == (False, 2)
     assert again["serving"]["version"] == 1
     assert not again["serving"]["gate"]["passed"]
@@ -190,7 +191,7 @@ def test_labels_that_are_mended_bring_the_first_version_back(known):
 
 def test_other_options_on_the_same_data_are_compared_once(known, monkeypatch):
     def run(size):
-        return steps.onboard(steps.Request(str(known.folder), str(known.workspace), size=size))["serving"]
+        return steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=size))["serving"]
 
     first = run(96)
     assert first["gate"]["num_images"] > 0
@@ -205,7 +206,7 @@ def test_what_a_person_chose_stays_until_something_new_is_trained(known, headsta
     assert (found.code, found.stdout.strip()) == (0, "shapes is version 1 now; before it was version 2")
     assert not found.loaded & {"tensorflow", "keras", "openvino", "sklearn", "h5py", "prefect"}
     assert refreshed(known)[0]["version"] == 1
-    again = steps.onboard(steps.Request(str(known.folder), str(known.workspace), size=64))
+    again = steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
     assert (again["model"]["version"], again["serving"]["version"], again["serving"]["promoted"]) == (2, 1, False)
     listed = json.loads(headstart("models", "--json", "--workspace", known.workspace).stdout)["models"]
     assert {row["model"]: row["serves"] for row in listed} == {"shapes@1": True, "shapes@2": False}
@@ -251,7 +252,7 @@ def test_what_cannot_be_compared_serves_and_says_why(known):
 
 
 def test_a_head_of_another_size_is_compared_on_features_of_both(known):
-    document = steps.onboard(steps.Request(str(known.folder), str(known.workspace), "shapes", size=96))
+    document = steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), "shapes", size=96))
     assert document["serving"]["gate"]["num_images"] == document["size"]["num_train"]
     assert document["trained"]
 
@@ -262,7 +263,7 @@ def test_a_version_that_was_saved_but_not_judged_is_judged_by_the_next_run(known
         killed.setattr("flows.onboarding.training.settle", None)
         assert refreshed(known)[0]["error"]["kind"] == "TypeError"
     assert (versions(known), serving(known)) == ([1, 2], 1)
-    document = steps.onboard(steps.Request(str(known.folder), str(known.workspace), size=64))
+    document = steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
     assert (document["trained"], document["serving"]["promoted"], serving(known)) == (False, True, 2)
 
 
@@ -271,7 +272,7 @@ def test_a_version_that_was_saved_but_not_judged_is_judged_by_the_next_run(known
 
 def test_one_dataset_that_is_gone_keeps_no_other_from_its_refresh(known, headstart):
     cars = factories.write_dataset(known.folder.parent / "cars", first=900)
-    steps.onboard(steps.Request(str(cars), str(known.workspace), size=64))
+    steps.onboard(OnboardRequest(str(cars), str(known.workspace), size=64))
     shutil.rmtree(cars)
     add(known, 12)
     found = headstart("refresh", "--json", "--workspace", known.workspace)
@@ -285,7 +286,7 @@ def test_one_dataset_that_is_gone_keeps_no_other_from_its_refresh(known, headsta
 
 
 def test_a_dataset_that_was_only_scanned_is_named(known, tiny_dataset):
-    steps.scan(steps.Request(str(tiny_dataset("seen")), str(known.workspace)))
+    steps.scan(OnboardRequest(str(tiny_dataset("seen")), str(known.workspace)))
     row, _ = refreshed(known)
     assert (row["name"], row["error"], row["retrained"]) == ("seen", None, False)
     assert "headstart onboard DIR --name seen" in row["reasons"][0]

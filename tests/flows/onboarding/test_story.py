@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from flows.onboarding import story as steps
+from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import DataError
 from storage.datasets.manifests import read_manifest
@@ -15,7 +16,7 @@ heavy = pytest.mark.heavy
 
 def run(place, name="shapes", **options):
     """Onboard a copy of the first run's dataset into a copy of its workspace, where all its pictures are known."""
-    return steps.onboard(steps.Request(str(place.folder), str(place.workspace), name, **options))
+    return steps.onboard(OnboardRequest(str(place.folder), str(place.workspace), name, **options))
 
 
 def counts(document):
@@ -220,12 +221,12 @@ def test_damaged_features_are_computed_again(again):
 
 def test_a_dataset_is_named_by_its_folder_unless_told_otherwise(workspace, tiny_dataset):
     folder = str(tiny_dataset("My Shapes!"))
-    assert steps.scan(steps.Request(folder, str(workspace))).name == "my-shapes"
-    assert steps.scan(steps.Request(folder, str(workspace), "other")).name == "other"
+    assert steps.scan(OnboardRequest(folder, str(workspace))).name == "my-shapes"
+    assert steps.scan(OnboardRequest(folder, str(workspace), "other")).name == "other"
 
 
 def test_a_scan_finds_the_same_manifest_twice(workspace, tiny_dataset):
-    request = steps.Request(str(tiny_dataset()), str(workspace))
+    request = OnboardRequest(str(tiny_dataset()), str(workspace))
     first = steps.scan(request)
     assert steps.scan(request) == first
     manifest = read_manifest(Workspace.open(workspace), first.name)
@@ -236,14 +237,14 @@ def test_a_scan_through_a_link_or_a_relative_path_is_of_the_same_folder(workspac
     folder = tiny_dataset("shapes")
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
-    roots = {steps.scan(steps.Request(path, str(workspace))).root for path in (str(folder), "link", "./shapes")}
+    roots = {steps.scan(OnboardRequest(path, str(workspace))).root for path in (str(folder), "link", "./shapes")}
     assert roots == {str(folder.resolve())}
 
 
 def test_a_file_changed_in_place_is_noticed(workspace, tiny_dataset):
     folder = tiny_dataset()
     factories.age(folder)
-    request = steps.Request(str(folder), str(workspace))
+    request = OnboardRequest(str(folder), str(workspace))
     before = steps.scan(request).fingerprint
     factories.write_photo(folder / "class0" / "001.png", 800)
     assert steps.scan(request).fingerprint != before
@@ -251,7 +252,7 @@ def test_a_file_changed_in_place_is_noticed(workspace, tiny_dataset):
 
 @heavy
 def test_a_plan_needs_no_features_and_trains_nothing(warm_workspace, tiny_dataset):
-    document = steps.plan_only(steps.Request(str(tiny_dataset()), str(warm_workspace)))
+    document = steps.plan_only(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
     assert (document["size"]["num_classes"], document["size"]["verdict"]) == (3, "small")
     assert 2.5 < document["size"]["effective_classes"] <= 3
     assert document["quote"]["minutes"] > 0
@@ -267,7 +268,7 @@ def test_pictures_that_all_turn_out_broken_are_an_error_of_the_data(warm_workspa
         path = factories.write_photo(tmp_path / "cut" / f"class{number % 2}" / f"{number}.png", number, (90, 90))
         path.write_bytes(path.read_bytes()[:3000])  # their headers are good
     with pytest.raises(DataError, match="None of"):
-        steps.onboard(steps.Request(str(tmp_path / "cut"), str(warm_workspace)))
+        steps.onboard(OnboardRequest(str(tmp_path / "cut"), str(warm_workspace)))
 
 
 @heavy

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 
 from flows.prediction.files import files_below, predict
-from flows.prediction.inbox import PredictBatchRequest, predict_batch
+from flows.prediction.inbox import predict_batch
 from flows.progress import Quiet
+from flows.requests import PredictBatchRequest
 from pipeline.errors import ConflictError, DataError, NotFoundError, UsageError
 from pipeline.images.decode import MAX_BYTES
 from storage.models.versions import RECORD, promote

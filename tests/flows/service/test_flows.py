@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from flows.finetuning import job as finetuning
 from flows.onboarding import story as steps
-from flows.onboarding.refresh import RefreshRequest
-from flows.prediction.inbox import PredictBatchRequest
+from flows.requests import FinetuneRequest, OnboardRequest, PredictBatchRequest, RefreshRequest
 from flows.service.flows import finetune, gc, onboard, predict_batch, refresh, verify
 from flows.service.forms import (
     ExtractParams,
@@ -35,7 +34,7 @@ pytestmark = [pytest.mark.prefect, pytest.mark.heavy]
 def test_the_flow_does_what_the_command_line_does(prefect_server, tiny_dataset, tmp_path):
     folder = str(tiny_dataset())
     by_flow = onboard(OnboardParams(folder=folder, workspace=str(tmp_path / "flow")))
-    by_steps = steps.onboard(steps.Request(folder, str(tmp_path / "steps")))
+    by_steps = steps.onboard(OnboardRequest(folder, str(tmp_path / "steps")))
 
     for document in (by_flow, by_steps):
         del document["seconds"], document["workspace"], document["model"]["path"]
@@ -162,7 +161,7 @@ def test_a_run_is_completed_whatever_its_gate_says_and_says_what_it_said(
 def test_the_flow_trains_in_the_main_thread_where_signals_arrive(prefect_server, training):
     asked = training(a_document())
     assert finetune(FinetuneParams(name="pets", workspace="/work", schedule={"epochs": 3})) == a_document()
-    assert asked == [(finetuning.FinetuneRequest("pets", "/work", 3), True)]
+    assert asked == [(FinetuneRequest("pets", "/work", 3), True)]
 
 
 def test_a_job_that_was_asked_to_stop_ends_its_run_as_cancelled(prefect_server, training):
@@ -222,7 +221,7 @@ def test_a_refresh_shows_a_row_a_dataset_and_fails_when_one_of_them_could_not_be
     prefect_server, tiny_dataset, tmp_path
 ):
     for name in ("cats", "dogs"):
-        steps.onboard(steps.Request(str(tiny_dataset(name)), str(tmp_path / "work"), size=64))
+        steps.onboard(OnboardRequest(str(tiny_dataset(name)), str(tmp_path / "work"), size=64))
     state = refresh(RefreshParams(workspace=str(tmp_path / "work")), return_state=True)
     assert state.message == "2 datasets read; 0 pictures computed."
     (tmp_path / "dogs").rename(tmp_path / "elsewhere")
@@ -259,23 +258,23 @@ def test_what_verify_finds_and_gc_removes_is_shown(prefect_server, again):
 
 
 def test_every_field_of_a_request_can_be_asked_for():
-    assert {field.name for field in fields(finetuning.FinetuneRequest)} == set(FinetuneParams(name="pets").fields())
+    assert {field.name for field in fields(FinetuneRequest)} == set(FinetuneParams(name="pets").fields())
     filled = PredictBatchParams(model="pets", folder="in", output="out.csv").fields()
     assert {field.name for field in fields(PredictBatchRequest)} == set(filled)
     assert {field.name for field in fields(RefreshRequest)} == set(RefreshParams().fields())
-    assert {field.name for field in fields(steps.Request)} == set(OnboardParams(folder="pets").fields())
-    assert set(ExtractParams(folder="pets").fields()) <= {field.name for field in fields(steps.Request)}
+    assert {field.name for field in fields(OnboardRequest)} == set(OnboardParams(folder="pets").fields())
+    assert set(ExtractParams(folder="pets").fields()) <= {field.name for field in fields(OnboardRequest)}
 
 
 def test_a_form_that_was_filled_in_from_a_request_gives_that_request(tmp_path):
-    asked = steps.Request(str(tmp_path), str(tmp_path), size=96, case=2, by="eve", views=1)
-    assert steps.Request(**OnboardParams(**onboard_params(asked)).fields()) == asked
+    asked = OnboardRequest(str(tmp_path), str(tmp_path), size=96, case=2, by="eve", views=1)
+    assert OnboardRequest(**OnboardParams(**onboard_params(asked)).fields()) == asked
     weights = tmp_path / "weights.h5"
     assert onboard_params(replace(asked, weights="imagenet"))["features"]["weights"] == "imagenet"
     weights.touch()
     assert onboard_params(replace(asked, weights=str(weights)))["features"]["weights"] == str(weights)
-    tuned = finetuning.FinetuneRequest("pets", str(tmp_path), 3, layer_decay=0.5)
-    assert finetuning.FinetuneRequest(**FinetuneParams(**finetune_params(tuned)).fields()) == tuned
+    tuned = FinetuneRequest("pets", str(tmp_path), 3, layer_decay=0.5)
+    assert FinetuneRequest(**FinetuneParams(**finetune_params(tuned)).fields()) == tuned
     wanted = PredictBatchRequest("pets@2", str(tmp_path), f"{tmp_path}.csv", str(tmp_path), 5, True)
     assert PredictBatchRequest(**PredictBatchParams(**predict_batch_params(wanted)).fields()) == wanted
     read = RefreshRequest(str(tmp_path), ("pets",), True)

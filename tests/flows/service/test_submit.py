@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from flows.finetuning.job import FinetuneRequest
+from flows.requests import FinetuneRequest
 from flows.service import control
 from flows.service import submit as submission
 from flows.service.client import find_runs, wait_for
@@ -178,15 +178,15 @@ def test_a_server_without_the_deployment_says_how_it_gets_one(workspace, job, se
 def test_onboarding_is_submitted_with_everything_that_was_asked(workspace, server):
     from prefect.client.orchestration import get_client
 
-    from flows.onboarding.story import Request
+    from flows.requests import OnboardRequest
     from flows.service.forms import OnboardParams
 
-    asked = Request("pictures", str(workspace), "pets", size=96, views=2)
+    asked = OnboardRequest("pictures", str(workspace), "pets", size=96, views=2)
     submitted = submit_onboard(asked)
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(submitted["run"])
     assert run.name == "onboard-pets"
-    assert Request(**OnboardParams(**run.parameters["params"]).fields()) == replace(
+    assert OnboardRequest(**OnboardParams(**run.parameters["params"]).fields()) == replace(
         asked, folder=os.path.abspath("pictures")
     )
 
@@ -200,9 +200,9 @@ def submitted(server, workspace):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import State
 
-    from flows.onboarding.story import Request
+    from flows.requests import OnboardRequest
 
-    document = submit_onboard(Request("pictures", str(workspace), "pets"))
+    document = submit_onboard(OnboardRequest("pictures", str(workspace), "pets"))
 
     def end(kind, message):
         with get_client(sync_client=True) as client:

@@ -1,0 +1,3 @@
+"""The documents that commands print with `--json`."""
+
+SCHEMA_VERSION = 1
