@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pipeline.errors import DamagedError
 
@@ -13,7 +13,8 @@ Value = TypeVar("Value")
 
 def to_json(value: object) -> dict[str, Any]:
     """Return a frozen dataclass as a JSON object: fields by name, tuples as lists."""
-    document: dict[str, Any] = _adapter(value.__class__).dump_python(value, mode="json")
+    kind: Any = type(value)
+    document: dict[str, Any] = _adapter(kind).dump_python(value, mode="json")
     return document
 
 
@@ -27,8 +28,9 @@ def from_json(kind: type[Value], document: Mapping[str, Any]) -> Value:
     """
     from pydantic import ValidationError
 
+    adapter = _adapter(cast(Any, kind))
     try:
-        value: Value = _adapter(kind).validate_python(document)
+        value: Value = adapter.validate_python(document)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -37,7 +39,7 @@ def from_json(kind: type[Value], document: Mapping[str, Any]) -> Value:
 
 
 @cache
-def _adapter(kind: Hashable) -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter  # 70 ms: not before it is needed
 
     return TypeAdapter(kind)
