@@ -21,10 +21,12 @@ from flows.progress import Lines
 from flows.settings import workspace_root
 from pipeline.decision.plan import describe_case
 from pipeline.decision.quote import describe_quote
+from pipeline.jsonable import to_json
 from pipeline.report.record import parse_quote
 from pipeline.types import Prediction, Progress
 from storage.datasets.table import SEPARATOR
 
+SCHEMA_VERSION = 1  # of the documents that commands print with --json
 WIDTH_OF_FILES = 240  # characters
 NUM_NAMED = 10  # rejected files named on the terminal; the report has more
 
@@ -58,10 +60,9 @@ def progress() -> Progress:
     return _Bar() if sys.stderr.isatty() else Lines(lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def json_object(document: Mapping[str, Any]) -> None:
-    """Print a document as one JSON object."""
-    from flows.documents import SCHEMA_VERSION
-
+def json_object(result: object) -> None:
+    """Print a result, a frozen value, as one JSON object. Nothing else gives a document its `schema_version`."""
+    document = result if isinstance(result, Mapping) else to_json(result)
     print(json.dumps({"schema_version": SCHEMA_VERSION, **document}))
 
 
