@@ -27,11 +27,11 @@ test: $(INSTALLED) ## Run the whole test suite
 soak: $(INSTALLED) ## Kill, flip bits and write at once, for an hour: see tests/soak
 	$(BIN)/python -m tests.soak
 
-check: $(INSTALLED) ## Lint, types and import contracts
-	$(BIN)/ruff check .
+check: $(INSTALLED) ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .

@@ -82,11 +82,16 @@ main()
 
 @pytest.fixture(scope="session")
 def headstart():
-    """Run the command line in a fresh process: `headstart("onboard", folder)` has code, stdout, stderr, loaded."""
+    """Run the command line in a fresh process: `headstart("onboard", folder)` has code, stdout, stderr, loaded.
 
-    def run(*arguments, **environment):
+    `cwd` is the folder it runs in; all other keywords are environment variables.
+    """
+
+    def run(*arguments, cwd=None, **environment):
+        assert all(name.isupper() for name in environment), f"not names of environment variables: {environment}"
         finished = subprocess.run(
             [sys.executable, "-c", DRIVER, *map(str, arguments)],
+            cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             capture_output=True,
             text=True,

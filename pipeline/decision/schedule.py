@@ -102,7 +102,7 @@ def class_weights(counts: list[int]) -> list[float]:
     >>> class_weights([50, 50])
     [1.0, 1.0]
     >>> [round(weight, 2) for weight in class_weights([900, 100])]
-    [0.75, 2.25]
+    [0.83, 2.5]
     """
     present = [count for count in counts if count]
     if not present or max(present) < UNEVEN * min(present):
