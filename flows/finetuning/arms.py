@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from flows.features.fitting import labels_of, read_taps
 from flows.features.forward import reader
 from pipeline.dataset.split import sample_images
+from pipeline.decision.finetuned import Gate
 from pipeline.decision.schedule import MIRROR_TOLERANCE, Schedule, plan_scratch
 from pipeline.delivery.model import frame
 from pipeline.errors import ImageError
 from pipeline.finetuning.batches import Batches, Pictures, Undecoded, decode_into
 from pipeline.finetuning.devices import all_gpus, best_precision, precision
-from pipeline.finetuning.gate import Gate, compare
+from pipeline.finetuning.gate import compare
 from pipeline.finetuning.race import judge_race, plan_race
 from pipeline.finetuning.scoring import Network, Validation, calibrate, measure_mirror, predict_images
 from pipeline.finetuning.scratch import build_scratch, choose_size, count_multiply_adds

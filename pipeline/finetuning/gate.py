@@ -6,26 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.decision.finetuned import Gate
 from pipeline.types import Array
 
 MARGIN = 1.0  # standard errors: a network has to earn its epoch choice, made on the same pictures
 
 Names = frozenset[str]  # of the labels of a picture: one where they exclude each other
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The comparison and what came of it. Rates are 0-1."""
-
-    num_images: int
-    head_accuracy: float
-    model_accuracy: float
-    num_gained: int  # pictures that the model alone gets right
-    num_lost: int  # pictures that the head alone gets right
-    difference: float  # model - head
-    standard_error: float  # of the difference, paired
-    passed: bool
-    reason: str
 
 
 def compare(labels: Sequence[int], head: Array, model: Array) -> Gate:

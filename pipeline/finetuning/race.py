@@ -8,22 +8,11 @@ arXiv:1805.08974). So it gets a small budget, and goes on only if it is ahead at
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from pipeline.decision.finetuned import Race
 
 BUDGET_EPOCHS = 1.0  # of fine-tuning, in multiply-adds: what the arm from scratch may cost before it is judged
 MAX_EPOCHS = 10  # of the arm from scratch, however cheap they are
-
-
-@dataclass(frozen=True, slots=True)
-class Race:
-    """Who is ahead at equal cost, and what was done about it. Rates are 0-1, of validation pictures."""
-
-    epochs: int  # that the arm from scratch was given
-    cost: float  # of these epochs, in epochs of fine-tuning
-    finetuned_accuracy: float  # after one epoch
-    scratch_accuracy: float  # after its epochs
-    continued: bool
-    reason: str
 
 
 def plan_race(finetune_multiply_adds: int, scratch_multiply_adds: int, budget_epochs: float = BUDGET_EPOCHS) -> int:

@@ -120,7 +120,7 @@ def _curve(curve: Sequence[Record]) -> Iterable[str]:
     rows = [
         (
             f"{row['epoch']}{' (best)' if row['epoch'] == best else ''}",
-            f"{row['train_loss']:.3f}" if "train_loss" in row else "",
+            "" if row.get("train_loss") is None else f"{row['train_loss']:.3f}",
             f"{row['val_accuracy']:.1%}",
             f"{row['val_log_loss']:.3f}",
             f"{row['seconds']:,.0f}",

@@ -12,8 +12,8 @@ from flows.finetuning import job as finetuning
 from flows.finetuning.job import find_job, finetune
 from flows.onboarding import story as steps
 from flows.requests import FinetuneRequest, OnboardRequest
+from pipeline.decision.finetuned import Gate
 from pipeline.errors import CancelledError, ConflictError, DataError, NotFoundError
-from pipeline.finetuning.gate import Gate
 from storage.datasets.manifests import read_manifest
 from storage.jobs.folder import get_job, list_jobs, running
 from storage.models.versions import get_model, list_models
