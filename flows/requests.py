@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.backbones.table import AUTO_MINUTES, DEFAULT_BACKBONE
 from pipeline.decision.nouns import Strategy
-from pipeline.decision.plan import Wishes
 from pipeline.decision.schedule import AUDIT_EPOCHS, CHECKPOINT_SECONDS
+
+if TYPE_CHECKING:
+    from pipeline.decision.plan import Wishes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class OnboardRequest:
     by: str = ""  # who asks; named beside what they chose instead of the rule
 
     def wishes(self) -> Wishes:
+        from pipeline.decision.plan import Wishes  # NumPy: not for the help of a command
+
         return Wishes(self.case, self.strategy, self.by)
 
 

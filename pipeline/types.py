@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.fingerprint import fingerprint
 
-Array = NDArray[np.float32]
-Pixels = Array  # (batch, size, size, 3), RGB, 0-255, not rounded, as the recipe makes them
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
+    Pixels = Array  # (batch, size, size, 3), RGB, 0-255, not rounded, as the recipe makes them
+
 Digest = bytes  # 32 bytes, SHA-256 of an encoded image file
 
 Split = Literal["train", "val", "test"]
@@ -20,6 +22,15 @@ TapKind = Literal["gap", "grid"]
 LimitedBy = Literal["data-limited", "representation-limited"]
 Activation = Literal["softmax", "sigmoid"]
 HeadKind = Literal["stacked", "joined", "logistic"]
+
+
+def __getattr__(name: str) -> Any:
+    """Make the types of arrays when they are first asked for: NumPy costs a tenth of a second, and help needs none."""
+    if name not in ("Array", "Pixels"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import numpy as np
+
+    return np.typing.NDArray[np.float32]
 
 
 # ── backbones ────────────────────────────────────────────────────────────────────────────────────

@@ -68,7 +68,7 @@ def shared_data(tmp_path_factory):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-HEAVY = ("tensorflow", "keras", "openvino", "sklearn", "scipy", "prefect", "h5py", "PIL", "rich")
+HEAVY = ("tensorflow", "numpy", "keras", "openvino", "sklearn", "scipy", "prefect", "h5py", "PIL", "rich")
 
 # runs the command line as the installed script does, and tells at the end what that has imported
 DRIVER = f"""

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = ("server", "deploy", "worker-cpu", "worker-gpu")
 WORKERS = ("worker-cpu", "worker-gpu")
-NOT_OF_PREFECT = {"HEALTH_URL", "DO_NOT_TRACK"}  # one is of the Dockerfile, one a convention of many programs
+NOT_OF_PREFECT = {"HEALTH_URL", "DO_NOT_TRACK", "PYTHONSAFEPATH"}  # the Dockerfile's, many programs', Python's
 
 
 def read_instructions():
@@ -263,3 +263,8 @@ def test_the_settings_name_a_server_on_the_loopback_and_no_usage_figures():
     assert SETTINGS["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert SETTINGS["PREFECT_WORKER_WEBSERVER_HOST"] == "127.0.0.1"
     assert (SETTINGS["DO_NOT_TRACK"], SETTINGS["PREFECT_SERVER_ANALYTICS_ENABLED"]) == ("1", "false")
+
+
+def test_no_process_takes_a_file_of_its_folder_for_one_of_our_packages():
+    assert SETTINGS["PYTHONSAFEPATH"] == "1"
+    assert any(rest.startswith("PATH=") and "PYTHONSAFEPATH=1" in rest for kind, rest in INSTRUCTIONS if kind == "ENV")
