@@ -17,16 +17,15 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from flows.documents import to_document
 from flows.progress import Lines
 from flows.settings import workspace_root
 from pipeline.decision.plan import describe_case
 from pipeline.decision.quote import describe_quote
-from pipeline.jsonable import to_json
 from pipeline.report.record import parse_quote
 from pipeline.types import Prediction, Progress
 from storage.datasets.table import SEPARATOR
 
-SCHEMA_VERSION = 1  # of the documents that commands print with --json
 WIDTH_OF_FILES = 240  # characters
 NUM_NAMED = 10  # rejected files named on the terminal; the report has more
 
@@ -61,9 +60,8 @@ def progress() -> Progress:
 
 
 def json_object(result: object) -> None:
-    """Print a result, a frozen value, as one JSON object. Nothing else gives a document its `schema_version`."""
-    document = result if isinstance(result, Mapping) else to_json(result)
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **document}))
+    """Print a result, a frozen value, as one JSON object."""
+    print(json.dumps(to_document(result)))
 
 
 # ── documents ────────────────────────────────────────────────────────────────────────────────────

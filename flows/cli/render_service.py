@@ -28,13 +28,6 @@ def deployed(document: Mapping[str, Any]) -> None:
         say(f"next: prefect worker start --pool {pool['name']} --limit {RUNS_AT_A_TIME.get(pool['name'], 1)}")
 
 
-def predicted(document: Mapping[str, Any]) -> None:
-    """Print what a run over a folder has done."""
-    from flows.prediction.inbox import describe_predicted
-
-    say(describe_predicted(document))
-
-
 def refreshed(document: Mapping[str, Any]) -> None:
     """Print a line for each dataset: what changed, and what came of it."""
     from flows.onboarding.refresh import describe_row  # only here: others of this module need no steps

@@ -63,7 +63,7 @@ def predict_batch(
     json: JsonOption = False,
 ) -> None:
     """Predict the pictures of a folder that are new since the last run, into a table of all. Safe to kill and rerun."""
-    from flows.cli import render, render_service
+    from flows.cli import render
     from flows.prediction.inbox import predict_batch as run_predict_batch
     from flows.requests import PredictBatchRequest
     from flows.service import submit as submission
@@ -72,8 +72,8 @@ def predict_batch(
     if check_wait(submit, wait):
         tell_submitted(submission.submit_predict_batch, request, wait, json)
         return
-    document = run_predict_batch(request, render.progress())
-    render.json_object(document) if json else render_service.predicted(document)
+    result = run_predict_batch(request, render.progress())
+    render.json_object(result) if json else render.say(str(result))
 
 
 def refresh(

@@ -1,4 +1,4 @@
-"""`predict-batch`: new pictures of a folder become rows of a table, however often it is killed and started again."""
+"""Prediction of the new pictures of a folder into one table; a killed run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from flows.documents import SCHEMA_VERSION
 from flows.prediction.files import files_below, predict_with
 from flows.requests import PredictBatchRequest
 from pipeline.errors import DataError, NotFoundError, UsageError
@@ -27,12 +26,35 @@ log = logging.getLogger(__name__)
 MAX_NAMED = 5  # files that a warning spells out
 
 
-def predict_batch(request: PredictBatchRequest, progress: Progress) -> dict[str, Any]:
-    """Predict the pictures of a folder that are new or changed, and write the table of all; returns what was done.
+@dataclass(frozen=True, slots=True)
+class PredictBatchResult:
+    """What a run over a folder did."""
 
-    A file that is no picture has a row with the reason. One that could not be read just now has none, or keeps its
-    old one, and is tried again the next time. A file that is gone keeps its row. Hidden files, what is no regular
-    file, and folders behind links are left out.
+    model: str  # NAME@VERSION
+    folder: str
+    num_files: int  # in the folder
+    num_new: int  # rows written by this run
+    num_failed: int  # of these, files that are not pictures
+    num_unread: int  # files that could not be read this time
+    output: str
+    num_rows: int  # in the table, those of earlier runs included
+    written: bool  # False if the table already had this content
+    seconds: float
+
+    def __str__(self) -> str:
+        unread = f", {self.num_unread:,} not readable now, to be tried again next time" if self.num_unread else ""
+        return (
+            f"{self.model}: {self.num_new:,} new files, {self.num_failed:,} of them not pictures{unread}; "
+            f"{self.num_rows:,} rows in {self.output}{'' if self.written else ', unchanged'}."
+        )
+
+
+def predict_batch(request: PredictBatchRequest, progress: Progress) -> PredictBatchResult:
+    """Predict the new and the changed pictures of a folder, and write the table of all.
+
+    A file that is not a picture gets a row with the reason. A file that could not be read this time gets no row, or
+    keeps its old one, and is tried again next time. A file that is gone keeps its row. Hidden files, files that are
+    not regular, and folders behind links are left out.
 
     Raises
     ------
@@ -43,7 +65,7 @@ def predict_batch(request: PredictBatchRequest, progress: Progress) -> dict[str,
     DataError
         The folder cannot be read.
     ConflictError
-        The output belongs to another folder, is somebody else's, or cannot be written.
+        The output belongs to another folder, was not written by headstart, or cannot be written.
     """
     started = time.monotonic()
     folder, output = Path(os.path.abspath(request.folder)), Path(os.path.abspath(request.output))
@@ -60,29 +82,18 @@ def predict_batch(request: PredictBatchRequest, progress: Progress) -> dict[str,
             num_new += 1
             num_failed += row.error is not None
         ledger.commit()
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "model": _name(ref),
-            "folder": str(folder),
-            "num_files": len(files),
-            "num_new": num_new,
-            "num_failed": num_failed,
-            "num_unread": len(due) - num_new,
-            "output": str(output),
-            "num_rows": len(ledger.rows),
-            "written": write_table(output, ledger.rows.values(), request.top, workspace.stage.fs),
-            "seconds": round(time.monotonic() - started, 3),
-        }
-
-
-def describe_predicted(document: Mapping[str, Any]) -> str:
-    """Say in a line what a run over a folder has done."""
-    unread = f", {document['num_unread']:,} unread just now and tried again the next time"
-    return (
-        f"{document['model']}: {document['num_new']:,} new, {document['num_failed']:,} of them no pictures"
-        f"{unread if document['num_unread'] else ''}; {document['num_rows']:,} rows in {document['output']}"
-        f"{'' if document['written'] else ', as before'}."
-    )
+        return PredictBatchResult(
+            model=_name(ref),
+            folder=str(folder),
+            num_files=len(files),
+            num_new=num_new,
+            num_failed=num_failed,
+            num_unread=len(due) - num_new,
+            output=str(output),
+            num_rows=len(ledger.rows),
+            written=write_table(output, ledger.rows.values(), request.top, workspace.stage.fs),
+            seconds=round(time.monotonic() - started, 3),
+        )
 
 
 def _name(ref: ModelRef) -> str:
@@ -90,7 +101,7 @@ def _name(ref: ModelRef) -> str:
 
 
 def _check_folder(folder: Path, output: Path, workspace: Path) -> None:
-    """Files of our own in the folder would be new in every run."""
+    """Refuse a folder that holds our own files: they would be new in every run."""
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {folder}.")
     try:
@@ -103,7 +114,7 @@ def _check_folder(folder: Path, output: Path, workspace: Path) -> None:
 
 
 def _list_files(folder: Path) -> Iterator[SeenFile]:
-    """Describe the visible regular files below a folder; what cannot be looked at is seen the next time."""
+    """Describe the visible regular files below a folder; a file that cannot be examined is left for the next run."""
     prefix = os.path.join(folder, "")
     for path in files_below([str(folder)]):
         try:
@@ -121,7 +132,7 @@ def _is_due(row: Row | None, ref: ModelRef, every: bool) -> bool:
 def _predict(
     workspace: Workspace, ref: ModelRef, folder: Path, files: Sequence[SeenFile], top: int, progress: Progress
 ) -> Iterator[Row]:
-    """Yield a row for each file that can be read; the others are named in a warning."""
+    """Yield a row for each file that can be read; name the others in a warning."""
     _let_settle(files)
     unread = []
     progress.start("predict", len(files))
@@ -137,7 +148,7 @@ def _predict(
         progress.finish()
     if unread:
         named = "; ".join(unread[:MAX_NAMED]) + (" ..." if len(unread) > MAX_NAMED else "")
-        log.warning("%d files could not be read just now and are tried the next time: %s", len(unread), named)
+        log.warning("%d files could not be read and will be tried again next time: %s", len(unread), named)
 
 
 def _row(file: SeenFile, ref: ModelRef, found: Prediction) -> Row:

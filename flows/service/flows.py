@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
+from flows.documents import to_document
 from flows.features import extraction
 from flows.finetuning import job as finetuning
 from flows.finetuning.epochs import describe_epoch, rows_of
@@ -21,7 +22,6 @@ from flows.onboarding import story as steps
 from flows.onboarding import training
 from flows.onboarding.refresh import describe_refreshed, describe_row
 from flows.onboarding.refresh import refresh as run_refresh
-from flows.prediction.inbox import describe_predicted
 from flows.prediction.inbox import predict_batch as run_predict_batch
 from flows.requests import FinetuneRequest, OnboardRequest, PredictBatchRequest, RefreshRequest
 from flows.service import submit as submission
@@ -186,8 +186,8 @@ def predict_batch(params: PredictBatchParams) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = run_predict_batch(PredictBatchRequest(**params.fields()), run.progress)
-        return describe_predicted(document), document
+        result = run_predict_batch(PredictBatchRequest(**params.fields()), run.progress)
+        return str(result), to_document(result)
 
     return run.end(work)
 

@@ -75,9 +75,9 @@ def new_version(inbox):
 
 
 def test_the_table_says_what_predict_says(inbox):
-    document = run(inbox)
-    assert (document["num_new"], document["num_rows"], document["num_failed"], document["num_unread"]) == (6, 6, 0, 0)
-    assert (document["model"], document["output"], document["written"]) == ("shapes@1", str(inbox.output), True)
+    result = run(inbox)
+    assert (result.num_new, result.num_rows, result.num_failed, result.num_unread) == (6, 6, 0, 0)
+    assert (result.model, result.output, result.written) == ("shapes@1", str(inbox.output), True)
     wanted = predict(str(inbox.workspace), MODEL, [str(inbox.folder)], 3)
     found = table(inbox)
     for row in wanted:
@@ -105,13 +105,13 @@ def test_only_what_is_new_or_changed_is_predicted(inbox, monkeypatch):
     assert sorted(read) == sorted(table(inbox))
     before, first = inbox.output.stat(), table(inbox)
     read.clear()
-    document = run(inbox)
-    assert (read, document["num_new"], document["num_rows"], document["written"]) == ([], 0, 6, False)
+    result = run(inbox)
+    assert (read, result.num_new, result.num_rows, result.written) == ([], 0, 6, False)
     assert inbox.output.stat() == before
 
     add(inbox, "late/9.png", 9)
     add(inbox, "0.png", 77)  # another picture under a known name
-    assert run(inbox)["num_new"] == 2
+    assert run(inbox).num_new == 2
     assert sorted(read) == ["0.png", "late/9.png"]
     found = table(inbox)
     assert found["0.png"]["probability"] != first["0.png"]["probability"]
@@ -124,8 +124,8 @@ def test_a_file_that_is_gone_keeps_its_row(inbox):
     run(inbox)
     first = table(inbox)
     (inbox.folder / "0.png").unlink()
-    document = run(inbox)
-    assert (document["num_files"], document["num_rows"]) == (5, 6)
+    result = run(inbox)
+    assert (result.num_files, result.num_rows) == (5, 6)
     assert table(inbox) == first
 
 
@@ -134,7 +134,7 @@ def test_hidden_files_pipes_and_broken_links_are_left_out(inbox):
     os.mkfifo(inbox.folder / "pipe.png")
     (inbox.folder / "broken.png").symlink_to("nowhere.png")
     (inbox.folder / "round").symlink_to(inbox.folder)
-    assert run(inbox)["num_rows"] == 6
+    assert run(inbox).num_rows == 6
 
 
 def test_a_file_that_is_no_picture_has_a_row_with_the_reason_and_is_not_read_again(inbox):
@@ -142,14 +142,14 @@ def test_a_file_that_is_no_picture_has_a_row_with_the_reason_and_is_not_read_aga
     (inbox.folder / "empty.png").touch()
     (inbox.folder / "film.png").touch()
     os.truncate(inbox.folder / "film.png", MAX_BYTES + 1)
-    document = run(inbox)
-    assert (document["num_new"], document["num_failed"], document["num_rows"]) == (9, 3, 9)
+    result = run(inbox)
+    assert (result.num_new, result.num_failed, result.num_rows) == (9, 3, 9)
     found = table(inbox)
     assert found["notes.txt"]["error"].startswith("not a picture we can read")
     assert found["empty.png"]["error"] == "empty file (0 bytes)"
     assert found["film.png"]["error"] == "256 MiB file, more than the 256 MiB limit"
     assert found["empty.png"]["label"] == ""
-    assert run(inbox)["num_new"] == 0
+    assert run(inbox).num_new == 0
 
 
 def test_a_file_that_cannot_be_read_just_now_is_tried_the_next_time(inbox, caplog):
@@ -160,23 +160,23 @@ def test_a_file_that_cannot_be_read_just_now_is_tried_the_next_time(inbox, caplo
         def start(self, stage, total):
             inbox.folder.rename(away)
 
-    document = run(inbox, Vanishing())
+    result = run(inbox, Vanishing())
     away.rename(inbox.folder)
-    assert (document["num_new"], document["num_unread"], document["num_rows"]) == (0, 6, 0)
-    assert "6 files could not be read just now" in caplog.text
+    assert (result.num_new, result.num_unread, result.num_rows) == (0, 6, 0)
+    assert "6 files could not be read" in caplog.text
     assert table(inbox) == {}
-    document = run(inbox)
-    assert (document["num_new"], document["num_unread"], document["num_rows"]) == (6, 0, 6)
+    result = run(inbox)
+    assert (result.num_new, result.num_unread, result.num_rows) == (6, 0, 6)
 
 
 def test_a_picture_that_is_being_copied_is_predicted_again_when_it_is_whole(inbox):
     whole = factories.encoded(factories.a_photo(5), "JPEG")
     path = inbox.folder / "slow.jpg"
     path.write_bytes(whole[: len(whole) // 2])
-    assert run(inbox)["num_failed"] == 1
+    assert run(inbox).num_failed == 1
     path.write_bytes(whole)
-    document = run(inbox)
-    assert (document["num_new"], document["num_failed"], document["num_rows"]) == (1, 0, 7)
+    result = run(inbox)
+    assert (result.num_new, result.num_failed, result.num_rows) == (1, 0, 7)
     assert table(inbox)["slow.jpg"]["error"] == ""
 
 
@@ -201,19 +201,19 @@ def test_a_newer_version_predicts_what_is_new_and_every_picture_if_asked(inbox):
     run(inbox)
     new_version(inbox)
     add(inbox, "late.png")
-    assert run(inbox)["num_new"] == 1
+    assert run(inbox).num_new == 1
     made_by = {path: row["model"] for path, row in table(inbox).items()}
     assert made_by.pop("late.png") == "shapes@2"
     assert {*made_by.values()} == {"shapes@1"}
-    assert run(inbox, every=True)["num_new"] == 6
+    assert run(inbox, every=True).num_new == 6
     assert {row["model"] for row in table(inbox).values()} == {"shapes@2"}
-    assert run(inbox, every=True)["num_new"] == 0
+    assert run(inbox, every=True).num_new == 0
 
 
 def test_another_output_predicts_everything(inbox):
     run(inbox)
     other = inbox.output.with_name("other.parquet")
-    assert run(inbox, output=other)["num_new"] == 6
+    assert run(inbox, output=other).num_new == 6
     from pyarrow import parquet
 
     assert sorted(parquet.read_table(other)["path"].to_pylist()) == sorted(table(inbox))
@@ -227,8 +227,8 @@ def test_an_output_that_was_edited_or_deleted_is_written_anew(inbox, spoil):
     run(inbox)
     first = table(inbox)
     spoil(inbox.output)
-    document = run(inbox)
-    assert (document["num_new"], document["written"]) == (0, True)
+    result = run(inbox)
+    assert (result.num_new, result.written) == (0, True)
     assert table(inbox) == first
 
 
@@ -239,6 +239,9 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_is_predicted(inbox,
         run(inbox, output=inbox.folder / "out.csv")
     with pytest.raises(UsageError, match=r"The workspace .* lies in"):
         run(inbox, folder=inbox.workspace.parent, output=tmp_path.with_suffix(".csv"))
+    (tmp_path / "link").symlink_to(inbox.folder)
+    with pytest.raises(UsageError, match=r"The output .* lies in"):
+        run(inbox, folder=tmp_path / "link", output=inbox.folder / "out.csv")
     with pytest.raises(NotFoundError, match="There is no folder"):
         run(inbox, folder=tmp_path / "nowhere")
     with pytest.raises(NotFoundError, match="no model 'nobody'"):
@@ -270,15 +273,24 @@ def test_the_command_prints_one_document_and_loads_no_tensorflow(headstart, inbo
     assert (document["schema_version"], document["num_new"], document["num_failed"]) == (1, 7, 1)
     assert "tensorflow" not in found.loaded
     again = headstart(*arguments)
-    assert again.stdout == f"shapes@1: 0 new, 0 of them no pictures; 7 rows in {inbox.output}, as before.\n"
+    assert again.stdout == f"shapes@1: 0 new files, 0 of them not pictures; 7 rows in {inbox.output}, unchanged.\n"
     assert again.loaded <= {"rich"}
 
 
 RUN = """
 import os, signal, sys
 from storage.predictions import ledger as predictions
-predictions.COMMIT_ROWS = 2
+predictions.COMMIT_ROWS = 4
 append, num_rows, number = predictions.Ledger.append, int(sys.argv[1]), int(sys.argv[2])
+from flows.prediction import inbox
+write_table = inbox.write_table
+
+def dying_write(*arguments):
+    if num_rows == 0:
+        os.kill(os.getpid(), number)
+    return write_table(*arguments)
+
+inbox.write_table = dying_write
 
 def dying_append(ledger, row):
     append(ledger, row)
@@ -293,21 +305,23 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("number", "num_kept"), [(signal.SIGKILL, 2), (signal.SIGTERM, 3)], ids=["killed", "stopped politely"]
+    ("number", "place", "num_kept"),
+    [(signal.SIGKILL, 5, 4), (signal.SIGTERM, 5, 5), (signal.SIGKILL, 0, 6)],
+    ids=["killed at the fifth row", "stopped politely", "killed before the table"],
 )
-def test_a_run_that_was_ended_is_gone_on_with(inbox, number, num_kept):
-    """Killed at the third of six rows, two of which are committed."""
+def test_the_next_run_continues_where_one_was_ended(inbox, number, place, num_kept):
+    """Rows are committed four at a time, and all of them before the table is written."""
     arguments = ["predict-batch", MODEL, inbox.folder, inbox.output, "--workspace", inbox.workspace]
     ended = subprocess.run(
-        [sys.executable, "-c", RUN, "3", str(number.value), *map(str, arguments)],
+        [sys.executable, "-c", RUN, str(place), str(number.value), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
     )
     assert ended.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[number]
     assert not inbox.output.exists()
-    document = run(inbox)
-    assert (document["num_new"], document["num_rows"]) == (6 - num_kept, 6)
+    result = run(inbox)
+    assert (result.num_new, result.num_rows) == (6 - num_kept, 6)
     assert sorted(table(inbox)) == sorted(
         os.path.relpath(path, inbox.folder) for path in files_below([str(inbox.folder)])
     )

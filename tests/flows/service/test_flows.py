@@ -240,7 +240,7 @@ def test_a_batch_of_new_pictures_is_predicted_by_the_flow(prefect_server, first_
         model="shapes", folder=str(first_run.folder), output=str(output), workspace=str(workspace)
     )
     state = predict_batch(asked, return_state=True)
-    assert state.message.startswith("shapes@1: 24 new, 0 of them no pictures; 24 rows in ")
+    assert state.message.startswith("shapes@1: 24 new files, 0 of them not pictures; 24 rows in ")
     assert len(output.read_text().splitlines()) == 25
 
 
