@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import DataError, NotFoundError
@@ -42,11 +42,11 @@ def list_table(table: Path | str) -> Listing:
     DataError
         It cannot be read, or a line of it cannot be understood.
     """
-    reading = _Table(os.path.abspath(table))
+    reading = _Table(os.path.abspath(table), os.path.dirname(os.path.abspath(table)))
     try:
         # an orphaned byte-order mark would be part of the first column's name
         with open(reading.table, encoding="utf-8-sig", newline="") as file:
-            reading.read(csv.reader(file, strict=True))
+            reading.read(_numbered(reading.table, csv.reader(file, strict=True)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"There is no table {table}.") from error
     except OSError as error:
@@ -56,23 +56,42 @@ def list_table(table: Path | str) -> Listing:
     return reading.listing()
 
 
+def list_rows(rows: Iterable[Sequence[str]], root: str) -> Listing:
+    """List the files that rows of text name, the first row with the columns' names, as `list_table` does a file's.
+
+    Parameters
+    ----------
+    root
+        The absolute folder that all of them lie in.
+
+    Raises
+    ------
+    DataError
+        A row cannot be understood; rows are counted from 0 after the header, as a DataFrame counts them.
+    """
+    reading = _Table("the table", root, word="row")
+    reading.read(enumerate(map(list, rows), start=-1))
+    return reading.listing()
+
+
 class _Table:
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, root: str, word: str = "line") -> None:
         self.table = table
-        self._root = os.path.dirname(table)
+        self._word = word  # for a row, in messages
+        self._root = root
         self._roots = (self._root, os.path.realpath(self._root))  # an absolute path may be spelt by either
         self._files: list[FileEntry] = []
         self._rejected: list[Rejected] = []
         self._lines: dict[str, int] = {}  # path -> line that names it
-        self._split_line = 0  # the first with a split, 0 as long as there is none
-        self._bare_line = 0  # the first without
+        self._split_line: int | None = None  # the first with a split
+        self._bare_line: int | None = None  # the first without
         self._line = 1
 
-    def read(self, rows: Iterator[list[str]]) -> None:
-        """Take every row; blank lines are none."""
-        lines = self._numbered(rows)
-        self._parse_header(next(lines, []))
-        for row in lines:
+    def read(self, rows: Iterator[tuple[int, list[str]]]) -> None:
+        """Take every row, each with its number; blank ones are none."""
+        self._line, header = next(rows, (1, []))
+        self._parse_header(header)
+        for self._line, row in rows:
             if row:
                 self._add(row)
         if not self._lines:
@@ -87,20 +106,6 @@ class _Table:
             notes=[*notes, *alike_notes(labels)],
             exclusive=self._exclusive,
         )
-
-    def _numbered(self, rows: Iterator[list[str]]) -> Iterator[list[str]]:
-        """Yield the rows, with `_line` at the line that each begins in: a quoted field may hold line breaks."""
-        end = 0
-        while True:
-            self._line = end + 1
-            try:
-                row = next(rows, None)
-            except csv.Error as error:
-                raise self._wrong(f"no valid CSV ({error})") from error
-            if row is None:
-                return
-            yield row
-            end = int(rows.line_num)  # type: ignore[attr-defined]  # of csv.reader, which has no public type
 
     def _parse_header(self, row: list[str]) -> None:
         names = [name.strip().lower() for name in row]
@@ -146,7 +151,7 @@ class _Table:
             raise self._wrong(f"{text} is outside {self._root}; move the table, or the picture, or link to it")
         path = inside[0]
         if path in self._lines:
-            raise self._wrong(f"{text} was named in line {self._lines[path]} already; one row a picture")
+            raise self._wrong(f"{text} was named in {self._word} {self._lines[path]} already; one row a picture")
         self._lines[path] = self._line
         return path
 
@@ -165,19 +170,33 @@ class _Table:
     def _parse_split(self, text: str) -> Split | None:
         if text and text.lower() not in SPLITS:
             raise self._wrong(f"unknown split {text!r}; wanted train, val or test")
-        if text:
-            self._split_line = self._split_line or self._line
-        else:
-            self._bare_line = self._bare_line or self._line
-        if self._split_line and self._bare_line:
+        if text and self._split_line is None:
+            self._split_line = self._line
+        if not text and self._bare_line is None:
+            self._bare_line = self._line
+        if self._split_line is not None and self._bare_line is not None:
             raise DataError(
-                f"{self.table}, line {self._bare_line}: no split, but line {self._split_line} has one. "
+                f"{self.table}, {self._word} {self._bare_line}: no split, but {self._word} {self._split_line} has one. "
                 "Give all rows a split, or none."
             )
         return SPLITS[text.lower()] if text else None
 
     def _wrong(self, what: str) -> DataError:
-        return DataError(f"{self.table}, line {self._line}: {what}.")
+        return DataError(f"{self.table}, {self._word} {self._line}: {what}.")
+
+
+def _numbered(table: str, rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows, each with the line that it begins in: a quoted field may hold line breaks."""
+    end = 0
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise DataError(f"{table}, line {end + 1}: no valid CSV ({error}).") from error
+        if row is None:
+            return
+        yield end + 1, row
+        end = int(rows.line_num)  # type: ignore[attr-defined]  # of csv.reader, which has no public type
 
 
 def _below(root: str, text: str) -> str | None:

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from pipeline.errors import DataError, NotFoundError
-from storage.datasets.table import is_table, list_table
+from storage.datasets.table import is_table, list_rows, list_table
 
 
 @pytest.fixture
@@ -154,3 +154,18 @@ def test_what_a_table_says_wrongly_is_an_error_with_its_line(table, content, mes
 def test_there_is_no_table_where_there_is_no_file(tmp_path):
     with pytest.raises(NotFoundError, match="no table"):
         list_table(tmp_path / "new.csv")
+
+
+def test_rows_from_python_are_read_as_a_table_is_and_counted_from_zero(tmp_path):
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(b"x")
+    rows = [("path", "label", "split"), (str(tmp_path / "1.png"), "cat", "train"), ("2.png", "dog", "test")]
+    found = list_rows(rows, str(tmp_path))
+    assert [(entry.path, entry.labels, entry.split) for entry in found.files] == [
+        ("1.png", ("cat",), "train"),
+        ("2.png", ("dog",), "test"),
+    ]
+    with pytest.raises(DataError, match=r"the table, row 1: 2\.png was named in row 0 already"):
+        list_rows([("path", "label"), ("2.png", "dog"), ("2.png", "cat")], str(tmp_path))
+    with pytest.raises(DataError, match="the table, row 1: no split, but row 0 has one"):
+        list_rows([("path", "label", "split"), ("1.png", "cat", "test"), ("2.png", "dog", "")], str(tmp_path))
