@@ -16,6 +16,7 @@ from pipeline.dataset.manifest import Picture
 from pipeline.decision.nouns import Plan, Similarity, Size
 from pipeline.types import FeatureBlock, FileEntry, Head, HeadTap, Image, Manifest, Recipe, Rejected, Space, Tap
 from storage.disk.atomic import sealed
+from storage.workspace import Workspace
 
 PATCHES = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30)}
 COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (200, 200, 60), (60, 200, 200))
@@ -181,3 +182,10 @@ def rewrite_document(path: Path, **changes):
     document = {key: value for key, value in json.loads(head).items() if key != "checksum"} | changes
     format, version = document.pop("format"), document.pop("version")
     path.write_bytes(json.dumps(sealed(document, format, version)).encode() + newline + body)
+
+
+def scan(request):
+    """Scan a dataset in the workspace that the request names."""
+    from flows.onboarding.scan import scan
+
+    return scan(Workspace.open(request.workspace), request)

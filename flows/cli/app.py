@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +41,9 @@ from flows.settings import user_name, workspace_root
 from pipeline.backbones.table import AUTO_MINUTES, DEFAULT_BACKBONE, check_backbone, check_choice
 from pipeline.decision.nouns import Strategy
 from pipeline.errors import DamagedError, DataError, HeadstartError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from flows.onboarding.story import Steps
 
 EPILOG = (
     "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 6 not better than the head, "
@@ -107,7 +111,7 @@ def onboard(
     if cli_jobs.check_wait(submit, wait):
         cli_jobs.tell_submitted(submission.submit_onboard, request, wait, json)
         return
-    document = steps.onboard(request, render.progress(), extract=_extract_step(runner))
+    document = steps.onboard(request, render.progress(), _steps(runner))
     document = submission.schedule_finetuning(document)
     if json:
         render.json_object(document)
@@ -178,7 +182,7 @@ def extract(
     from flows.cli import render
     from flows.onboarding import story as steps
 
-    document = steps.extract_only(request, render.progress(), pack=pack, extract=_extract_step(runner))
+    document = steps.extract_only(request, render.progress(), pack, _steps(runner))
     render.json_object(document) if json else render.extracted(document)
 
 
@@ -372,12 +376,12 @@ def _request(
     )
 
 
-def _extract_step(runner: str | None) -> Any:
-    """Choose where features are computed; a runner that cannot be had is answered before anything is read."""
-    if runner is None:
-        from flows.features.extraction import extract
+def _steps(runner: str | None) -> Steps:
+    """Choose where features are computed; a runner that cannot be had is an error before anything is read."""
+    from flows.onboarding.story import PLAIN
 
-        return extract
+    if runner is None:
+        return PLAIN
     kind, equals, address = runner.partition("=")
     if kind != "dask":
         raise UnknownNameError("runner", kind, ["dask"])
@@ -389,7 +393,8 @@ def _extract_step(runner: str | None) -> Any:
         )
     from flows.features.cluster import extract_on
 
-    return extract_on(address or None, lambda line: print(line, file=sys.stderr, flush=True))
+    extract = extract_on(address or None, lambda line: print(line, file=sys.stderr, flush=True))
+    return replace(PLAIN, extract=extract)
 
 
 if __name__ == "__main__":

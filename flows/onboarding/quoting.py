@@ -26,9 +26,8 @@ MEMORABLE = 0.2  # a rate is kept until another one differs by this share, so th
 KEY_BYTES = 40  # of a stored row, beside its features
 
 
-def quote_plan(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, num_views: int = 0) -> Plan:
+def quote_plan(workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, num_views: int = 0) -> Plan:
     """Put into a plan what it will cost."""
-    workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     train = manifest.of_split("train")
     missing = 0

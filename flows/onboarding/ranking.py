@@ -46,14 +46,13 @@ RANKING_VERSION = 1  # raised when a change of ours ranks the same features othe
 
 
 def choose_backbone(
-    workspace_root: str, dataset: DatasetRef, decoder: str, minutes: float = AUTO_MINUTES
+    workspace: Workspace, dataset: DatasetRef, decoder: str, minutes: float = AUTO_MINUTES
 ) -> tuple[BackboneSpec, tuple[RankedBackbone, ...]]:
     """Rank the backbones that are here and describe the best; what was ranked before is answered at once.
 
     Features of the sample go to the store, so extraction has less to do. The embedded backbone is always tried. What a
     picture takes is measured on a few before the rest of the sample is begun.
     """
-    workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     sample = sample_images(manifest.of_split("train"), NUM_RANKED)
     names = available_backbones()

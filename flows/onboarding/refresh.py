@@ -13,8 +13,7 @@ from typing import Any
 
 from flows.documents import SCHEMA_VERSION
 from flows.features.backbone import find_recorded_backbone
-from flows.features.extraction import extract
-from flows.onboarding.story import Call, onboard, plain, registered, scan
+from flows.onboarding.story import PLAIN, Steps, find_request, onboard
 from flows.requests import OnboardRequest, RefreshRequest
 from flows.versions.promote import list_heads
 from pipeline.errors import CancelledError, HeadstartError, NotFoundError
@@ -50,7 +49,7 @@ def refresh(
     request: RefreshRequest,
     progress: Progress | None = None,
     log: Callable[[str], None] = logger.info,
-    call: Call = plain,
+    steps: Steps = PLAIN,
     schedule: Schedule = unscheduled,
 ) -> dict[str, Any]:
     """Bring every dataset's model up to date; returns what `headstart refresh --json` prints.
@@ -71,7 +70,7 @@ def refresh(
         )
     rows = []
     for name in sorted(set(request.names)) or known:
-        rows.append(_refreshed(request, workspace, name, progress, call, schedule))
+        rows.append(_refreshed(request, workspace, name, progress, steps, schedule))
         log(describe_row(rows[-1]))
     return {
         "schema_version": SCHEMA_VERSION,
@@ -104,7 +103,12 @@ def describe_refreshed(document: Mapping[str, Any]) -> str:
 
 
 def _refreshed(
-    request: RefreshRequest, workspace: Workspace, name: str, progress: Progress | None, call: Call, schedule: Schedule
+    request: RefreshRequest,
+    workspace: Workspace,
+    name: str,
+    progress: Progress | None,
+    steps: Steps,
+    schedule: Schedule,
 ) -> Row:
     row: Row = {
         "name": name,
@@ -124,7 +128,7 @@ def _refreshed(
         "error": None,
     }
     try:
-        _refresh_one(request, workspace, row, progress, call, schedule)
+        _refresh_one(request, workspace, row, progress, steps, schedule)
     except CancelledError:
         raise
     except (HeadstartError, OSError) as error:
@@ -136,17 +140,17 @@ def _refreshed(
 
 
 def _refresh_one(
-    request: RefreshRequest, workspace: Workspace, row: Row, progress: Progress | None, call: Call, schedule: Schedule
+    request: RefreshRequest, workspace: Workspace, row: Row, progress: Progress | None, steps: Steps, schedule: Schedule
 ) -> None:
     """Refresh a dataset and fill its row, as far as it comes."""
-    asked = registered(request.workspace, row["name"])
+    asked = find_request(workspace, row["name"])
     if asked is None:
         row["reasons"] = [
             "How it is onboarded is not known: it was only scanned, or by an older headstart. "
             f"Onboard it once more: headstart onboard DIR --name {row['name']}"
         ]
         return
-    look = _look(workspace, asked, request.force, call)
+    look = _look(workspace, asked, request.force, steps)
     if look.plan:
         fields = ("num_added", "num_removed", "num_relabelled")
         row |= {name: getattr(look.plan, name) for name in fields}
@@ -154,16 +158,16 @@ def _refresh_one(
     row["reasons"] = list(look.reasons)
     row["version"] = serving_version(workspace, row["name"])
     if look.retrain or look.head is None:
-        _train(asked, look, row, progress, call, schedule)
+        _train(asked, look, row, progress, steps, schedule)
         return
     spec = find_recorded_backbone(workspace, look.head.record)
     num_views = look.head.record["features"]["num_views"]
-    row["num_computed"] = call(extract, request.workspace, look.dataset, spec, num_views, progress).num_computed
+    row["num_computed"] = steps.extract(request.workspace, look.dataset, spec, num_views, progress).num_computed
 
 
-def _look(workspace: Workspace, asked: OnboardRequest, force: bool, call: Call) -> _Look:
+def _look(workspace: Workspace, asked: OnboardRequest, force: bool, steps: Steps) -> _Look:
     """Scan a dataset and compare it with what its newest head was trained on: so small changes add up."""
-    dataset = call(scan, asked)
+    dataset = steps.scan(workspace, asked)
     heads = list_heads(workspace, dataset.name)
     if not heads:
         return _Look(dataset, None, None, ("It has no head.",), True)
@@ -179,9 +183,9 @@ def _look(workspace: Workspace, asked: OnboardRequest, force: bool, call: Call) 
 
 
 def _train(
-    asked: OnboardRequest, look: _Look, row: Row, progress: Progress | None, call: Call, schedule: Schedule
+    asked: OnboardRequest, look: _Look, row: Row, progress: Progress | None, steps: Steps, schedule: Schedule
 ) -> None:
-    document = schedule(onboard(asked, progress, call, scanned=look.dataset))
+    document = schedule(onboard(asked, progress, steps, look.dataset))
     serving = document["serving"]
     row |= {
         "num_computed": document["features"]["num_computed"],

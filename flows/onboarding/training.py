@@ -52,12 +52,11 @@ class Trained:
     verdict: Verdict  # whether it serves
 
 
-def train(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> Trained:
+def train(workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> Trained:
     """Train, evaluate, certify and save the head that a plan asks for; the same request finds its model.
 
     Only one process at a time does this for a model: a second one that was asked the same finds it.
     """
-    workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     left_out = {item.path for item in extracted.rejected}
     images = [image for image in manifest.images if image.path not in left_out]

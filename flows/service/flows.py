@@ -5,6 +5,7 @@
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from prefect import State, flow, task
@@ -14,12 +15,10 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.documents import to_document
-from flows.features import extraction
 from flows.finetuning import job as finetuning
 from flows.finetuning.epochs import describe_epoch, rows_of
 from flows.maintenance import checks as maintenance
 from flows.onboarding import story as steps
-from flows.onboarding import training
 from flows.onboarding.refresh import describe_refreshed, describe_row
 from flows.onboarding.refresh import refresh as run_refresh
 from flows.prediction.inbox import predict_batch as run_predict_batch
@@ -41,14 +40,12 @@ from storage.models.versions import get_model
 from storage.workspace import Workspace
 
 # The feature store is the cache. Prefect's own would be a second one, and two disagree sooner or later.
-_TASKS: dict[Callable[..., Any], Callable[..., Any]] = {
-    step: task(name=step.__name__, cache_policy=NO_CACHE)(step)
-    for step in (steps.scan, steps.plan_dataset, extraction.extract, training.train)
-}
-
-
-def _as_task(step: Callable[..., Any], *args: Any) -> Any:
-    return _TASKS[step](*args)
+_TASKS = steps.Steps(
+    **{
+        step.name: task(name=step.name, cache_policy=NO_CACHE)(getattr(steps.PLAIN, step.name))
+        for step in fields(steps.Steps)
+    }
+)
 
 
 def _run_name() -> str:
@@ -92,7 +89,7 @@ def onboard(params: OnboardParams) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = steps.onboard(OnboardRequest(**params.fields()), run.progress, call=_as_task)
+        document = steps.onboard(OnboardRequest(**params.fields()), run.progress, steps=_TASKS)
         for reason in document["reasons"]:
             run.logger.info("%s", reason)
         model = document["model"]
@@ -122,7 +119,7 @@ def extract(params: ExtractParams) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = steps.extract_only(OnboardRequest(**params.fields()), run.progress, call=_as_task)
+        document = steps.extract_only(OnboardRequest(**params.fields()), run.progress, steps=_TASKS)
         features = document["features"]
         return f"{features['num_computed']:,} computed, {features['num_reused']:,} there already.", document
 
@@ -138,7 +135,7 @@ def refresh(params: RefreshParams = RefreshParams()) -> State[Any]:  # noqa: B00
         fields = params.fields()
         request = RefreshRequest(fields["workspace"], tuple(fields["names"]), fields["force"])
         document = run_refresh(
-            request, run.progress, run.logger.info, call=_as_task, schedule=submission.schedule_finetuning
+            request, run.progress, run.logger.info, steps=_TASKS, schedule=submission.schedule_finetuning
         )
         for row in document["datasets"]:
             if row["retrained"]:

@@ -10,7 +10,6 @@ import numpy as np
 
 from flows.features import extraction
 from flows.features.backbone import backbone_files
-from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from pipeline.backbones.networks import load_backbone, tap_outputs
 from pipeline.backbones.table import get_backbone
@@ -22,6 +21,7 @@ from pipeline.quiet_keras import keras
 from pipeline.quiet_openvino import ov
 from pipeline.types import Image
 from storage.workspace import Workspace
+from tests import factories
 from tests.benchmarks.photos import write_photos
 from tests.benchmarks.table import compare, interleaved
 
@@ -44,7 +44,7 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
         root = scratch / f"extraction-{next(numbers)}"
         Workspace.open(root)
         (root / "engines").symlink_to(compiled.root / "engines")
-        dataset = steps.scan(OnboardRequest(str(photos), str(root)))
+        dataset = factories.scan(OnboardRequest(str(photos), str(root)))
         assert extraction.extract(str(root), dataset, SPEC).num_computed == NUM_IMAGES
 
     rows = [

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from flows.features import extraction
-from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from storage.features.claims import Claims
 from storage.features.store import FeatureStore
 from storage.workspace import Workspace
+from tests import factories
 
 pytestmark = pytest.mark.heavy
 
@@ -40,7 +40,7 @@ def test_what_another_run_computes_is_waited_for(tiny_dataset, warm_workspace, f
     folder = tiny_dataset()
     spec = get_backbone(DEFAULT_BACKBONE)
     workspace = Workspace.open(warm_workspace)
-    dataset = steps.scan(OnboardRequest(str(folder), str(warm_workspace)))
+    dataset = factories.scan(OnboardRequest(str(folder), str(warm_workspace)))
     theirs = FeatureStore(Workspace.open(first_run.workspace), spec.space())  # the same pictures, computed before
     digests = [image.digest for image in first_run.manifest.images[:10]]
     block = _block(theirs, digests)
@@ -63,7 +63,7 @@ def test_what_another_run_computes_is_waited_for(tiny_dataset, warm_workspace, f
 def test_what_a_stopped_run_had_claimed_is_computed_after_all(tiny_dataset, warm_workspace, monkeypatch):
     monkeypatch.setattr("storage.features.claims.STALE_SECONDS", 0.0)
     spec = get_backbone(DEFAULT_BACKBONE)
-    dataset = steps.scan(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
+    dataset = factories.scan(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
     workspace = Workspace.open(warm_workspace)
     from storage.datasets.manifests import read_manifest
 

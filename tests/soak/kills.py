@@ -22,7 +22,6 @@ import numpy as np
 
 from flows.features import extraction
 from flows.features.backbone import backbone_files
-from flows.onboarding import story as steps
 from flows.progress import Quiet
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
@@ -31,6 +30,7 @@ from storage.datasets.manifests import read_manifest
 from storage.features.store import COMMIT_SECONDS, FeatureStore
 from storage.maintenance.verification import Verification
 from storage.workspace import Workspace
+from tests import factories
 from tests.benchmarks.photos import write_photos
 
 NUM_PHOTOS = 400
@@ -95,7 +95,7 @@ def _workspace(root: Path, compiled: Workspace) -> Workspace:
 
 def _uninterrupted(photos: Path, compiled: Workspace) -> dict[str, dict[Digest, Array]]:
     """Features by tap and picture of a run that nobody disturbs."""
-    dataset = steps.scan(OnboardRequest(str(photos), str(compiled.root)))
+    dataset = factories.scan(OnboardRequest(str(photos), str(compiled.root)))
     extraction.extract(str(compiled.root), dataset, SPEC)
     digests = [image.digest for image in read_manifest(compiled, dataset.name, dataset.fingerprint).images]
     store = FeatureStore(compiled, SPEC.space())

@@ -115,7 +115,7 @@ def test_a_command_line_that_is_none_exits_with_2(headstart, arguments):
 def test_a_name_in_use_for_another_folder_is_a_conflict(headstart, tmp_path, workspace):
     for place in ("here", "there"):
         factories.write_dataset(tmp_path / place / "pets", num_classes=2, per_class=2)
-    steps.scan(OnboardRequest(str(tmp_path / "here" / "pets"), str(workspace)))
+    factories.scan(OnboardRequest(str(tmp_path / "here" / "pets"), str(workspace)))
     found = headstart("plan", tmp_path / "there" / "pets", "--workspace", workspace)
     assert found.code == 5
     assert "Pass --name" in error_lines(found)[0]
@@ -373,7 +373,7 @@ def test_an_interrupted_run_gives_the_cursor_back(interrupted):
 
 @pytest.mark.heavy
 def test_the_run_after_an_interrupted_one_goes_on_from_there(interrupted):
-    dataset = steps.scan(OnboardRequest(str(interrupted.folder), str(interrupted.workspace)))
+    dataset = factories.scan(OnboardRequest(str(interrupted.folder), str(interrupted.workspace)))
     extracted = steps.extract(str(interrupted.workspace), dataset, get_backbone(DEFAULT_BACKBONE))
     assert extracted.num_images == 400
     assert 0 < extracted.num_computed < 400

@@ -9,12 +9,12 @@ import pytest
 
 from flows.features import backbone, extraction
 from flows.features.backbone import taps_engine
-from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.engine.canary import TOLERANCE, relative_difference
 from storage.features.store import FeatureStore
 from storage.workspace import Workspace
+from tests import factories
 
 pytestmark = pytest.mark.heavy
 
@@ -24,7 +24,7 @@ SPEC = get_backbone(DEFAULT_BACKBONE)
 def test_where_there_is_a_gpu_keras_computes_the_same_features(first_run, tiny_dataset, warm_workspace, monkeypatch):
     monkeypatch.setattr(backbone, "find_gpu", lambda visible: True)
     monkeypatch.setattr("pipeline.engine.keras_engine.sees_gpu", lambda: True)
-    dataset = steps.scan(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
+    dataset = factories.scan(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
     assert extraction.extract(str(warm_workspace), dataset, SPEC).num_computed == 24
 
     from pipeline.engine.keras_engine import KerasEngine

@@ -13,7 +13,6 @@ import pytest
 
 from flows.cli.app import app as cli
 from flows.features import extraction
-from flows.onboarding import story as steps
 from flows.progress import Quiet
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
@@ -22,6 +21,7 @@ from pipeline.machine import usable_cores
 from storage.datasets.manifests import read_manifest
 from storage.features.store import FeatureStore
 from storage.workspace import Workspace
+from tests import factories
 
 pytestmark = [pytest.mark.prefect, pytest.mark.heavy]
 
@@ -207,13 +207,13 @@ def test_the_command_line_starts_workers_and_prints_one_document(
 )
 def test_a_runner_that_cannot_be_is_a_usage_error(runner, error):
     with pytest.raises(error, match="dask"):
-        cli._extract_step(runner)
+        cli._steps(runner)
 
 
 def test_without_the_extra_the_runner_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install"):
-        cli._extract_step("dask")
+        cli._steps("dask")
 
 
 def test_a_bad_runner_is_answered_before_anything_heavy_is_loaded(tiny_dataset, workspace, headstart):
@@ -228,7 +228,7 @@ def test_a_bad_runner_is_answered_before_anything_heavy_is_loaded(tiny_dataset, 
 
 
 def _scan(folder, workspace):
-    return steps.scan(OnboardRequest(str(folder), str(workspace)))
+    return factories.scan(OnboardRequest(str(folder), str(workspace)))
 
 
 def _extract(scheduler, workspace, dataset, progress=None):

@@ -21,6 +21,7 @@ from storage.features.packs import open_pack
 from storage.features.store import FeatureStore
 from storage.models.versions import get_model
 from storage.workspace import Workspace
+from tests import factories
 
 pytestmark = pytest.mark.heavy
 
@@ -67,7 +68,7 @@ def test_a_pack_never_overwrites_a_file(again, tmp_path):
 def test_parts_cover_what_is_missing_and_nothing_else(tiny_dataset, warm_workspace):
     asked = OnboardRequest(str(tiny_dataset()), str(warm_workspace))
     spec = get_backbone(DEFAULT_BACKBONE)
-    root, dataset = str(warm_workspace), steps.scan(asked)
+    root, dataset = str(warm_workspace), factories.scan(asked)
     parts = extraction.plan_parts(root, dataset, spec, 0, part_rows=10)
     assert [(part.start, part.stop) for part in parts] == [(0, 10), (10, 20), (20, 24)]
 

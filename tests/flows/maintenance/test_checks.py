@@ -22,6 +22,7 @@ from storage.jobs.folder import running
 from storage.maintenance.garbage import Limits
 from storage.models.versions import get_model, list_models, new_version, promote
 from storage.workspace import Workspace
+from tests import factories
 
 
 def flip(path):
@@ -34,7 +35,7 @@ def flip(path):
 @pytest.fixture
 def moved(again):
     """A first run that is ours to change, and whose dataset lies where its manifest says."""
-    run_step(steps.scan, again)
+    run_step(factories.scan, again)
     return again
 
 
@@ -171,7 +172,7 @@ def test_what_nothing_needs_is_named_first_and_removed_when_asked(headstart, mov
         shutil.rmtree(listing.parent)  # of a model that another test predicted with
     for path in sorted(moved.folder.glob("class*/*"))[::2]:
         path.unlink()
-    run_step(steps.scan, moved)
+    run_step(factories.scan, moved)
     before = snapshot(moved.workspace)
     young = headstart("gc", *workspace)
     assert (young.code, "too young to go" in young.stdout) == (0, True)

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from flows.onboarding import ranking
-from flows.onboarding import story as steps
+from flows.onboarding import decide, ranking
 from flows.onboarding.ranking import available_backbones, choose_backbone
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import APPLICATIONS, AUTO, BACKBONES, DEFAULT_BACKBONE, check_choice, keras_file
 from pipeline.decision.nouns import RankedBackbone
 from pipeline.errors import DataError, NotFoundError, UnknownNameError, UsageError
 from storage.workspace import Workspace
+from tests import factories
 
 EXACT = "pillow-13"
 
@@ -32,7 +32,7 @@ def only_lite0(monkeypatch):
 
 def dataset_of(place):
     request = OnboardRequest(str(place.folder), str(place.workspace), "shapes")
-    return steps.scan(request)
+    return factories.scan(request)
 
 
 def test_the_embedded_backbone_is_first_of_those_that_are_here():
@@ -81,7 +81,7 @@ def scripted(monkeypatch, again):
     monkeypatch.setattr(ranking, "available_backbones", lambda: list(answers))
 
     def run(minutes=2.0):
-        return choose_backbone(str(again.workspace), dataset_of(again), EXACT, minutes)
+        return choose_backbone(Workspace.open(again.workspace), dataset_of(again), EXACT, minutes)
 
     run.answers, run.tried = answers, tried
     return run
@@ -124,7 +124,7 @@ def test_a_dataset_that_not_even_the_embedded_network_reads_is_an_error(scripted
 
 @pytest.mark.heavy
 def test_without_minutes_only_the_embedded_backbone_is_tried(again):
-    spec, rows = choose_backbone(str(again.workspace), dataset_of(again), EXACT, 0.0)
+    spec, rows = choose_backbone(Workspace.open(again.workspace), dataset_of(again), EXACT, 0.0)
     assert spec.name == DEFAULT_BACKBONE
     assert [row.why_not for row in rows] == ["", "no time was left", "no time was left"]
     assert 0 <= rows[0].error < 0.5
@@ -133,7 +133,7 @@ def test_without_minutes_only_the_embedded_backbone_is_tried(again):
 @pytest.mark.heavy
 def test_little_time_compiles_nothing_more(again, monkeypatch):
     monkeypatch.setattr(ranking, "COMPILE_SECONDS", 1e9)
-    _, rows = choose_backbone(str(again.workspace), dataset_of(again), EXACT, 5.0)
+    _, rows = choose_backbone(Workspace.open(again.workspace), dataset_of(again), EXACT, 5.0)
     assert {row.why_not for row in rows[1:]} == {"no time was left to compile it"}
 
 
@@ -174,8 +174,8 @@ def test_another_choice_than_the_embedded_backbone_is_a_change_of_the_plan(again
     spec = replace(ranking.find_backbone(Workspace.open(again.workspace), DEFAULT_BACKBONE, None, EXACT), name="other")
     rows = (RankedBackbone("other", 0.2, 1.0), RankedBackbone(DEFAULT_BACKBONE, 0.3, 0.9))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "measure_similarity", lambda *_: _similarity(again))
-        plan = steps.plan_dataset(str(again.workspace), dataset, spec, ranking=rows)
+        patch.setattr(decide, "measure_similarity", lambda *_: _similarity(again))
+        plan = decide.plan_dataset(Workspace.open(again.workspace), dataset, spec, ranking=rows)
     assert plan.backbones == rows
     (change,) = plan.changes
     assert (change.what, change.value, change.instead_of, change.by) == (

@@ -286,7 +286,7 @@ def test_one_dataset_that_is_gone_keeps_no_other_from_its_refresh(known, headsta
 
 
 def test_a_dataset_that_was_only_scanned_is_named(known, tiny_dataset):
-    steps.scan(OnboardRequest(str(tiny_dataset("seen")), str(known.workspace)))
+    factories.scan(OnboardRequest(str(tiny_dataset("seen")), str(known.workspace)))
     row, _ = refreshed(known)
     assert (row["name"], row["error"], row["retrained"]) == ("seen", None, False)
     assert "headstart onboard DIR --name seen" in row["reasons"][0]

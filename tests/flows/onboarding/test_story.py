@@ -221,14 +221,14 @@ def test_damaged_features_are_computed_again(again):
 
 def test_a_dataset_is_named_by_its_folder_unless_told_otherwise(workspace, tiny_dataset):
     folder = str(tiny_dataset("My Shapes!"))
-    assert steps.scan(OnboardRequest(folder, str(workspace))).name == "my-shapes"
-    assert steps.scan(OnboardRequest(folder, str(workspace), "other")).name == "other"
+    assert factories.scan(OnboardRequest(folder, str(workspace))).name == "my-shapes"
+    assert factories.scan(OnboardRequest(folder, str(workspace), "other")).name == "other"
 
 
 def test_a_scan_finds_the_same_manifest_twice(workspace, tiny_dataset):
     request = OnboardRequest(str(tiny_dataset()), str(workspace))
-    first = steps.scan(request)
-    assert steps.scan(request) == first
+    first = factories.scan(request)
+    assert factories.scan(request) == first
     manifest = read_manifest(Workspace.open(workspace), first.name)
     assert (len(manifest.images), manifest.num_files, manifest.classes) == (24, 24, ("class0", "class1", "class2"))
 
@@ -237,7 +237,7 @@ def test_a_scan_through_a_link_or_a_relative_path_is_of_the_same_folder(workspac
     folder = tiny_dataset("shapes")
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
-    roots = {steps.scan(OnboardRequest(path, str(workspace))).root for path in (str(folder), "link", "./shapes")}
+    roots = {factories.scan(OnboardRequest(path, str(workspace))).root for path in (str(folder), "link", "./shapes")}
     assert roots == {str(folder.resolve())}
 
 
@@ -245,9 +245,9 @@ def test_a_file_changed_in_place_is_noticed(workspace, tiny_dataset):
     folder = tiny_dataset()
     factories.age(folder)
     request = OnboardRequest(str(folder), str(workspace))
-    before = steps.scan(request).fingerprint
+    before = factories.scan(request).fingerprint
     factories.write_photo(folder / "class0" / "001.png", 800)
-    assert steps.scan(request).fingerprint != before
+    assert factories.scan(request).fingerprint != before
 
 
 @heavy

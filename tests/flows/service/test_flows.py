@@ -61,12 +61,15 @@ def test_a_folder_that_is_not_there_fails_the_run_with_a_sentence(prefect_server
 
 def test_every_step_is_a_task_run_of_the_flow(prefect_server, tiny_dataset, tmp_path):
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-    onboard(OnboardParams(folder=str(tiny_dataset()), workspace=str(tmp_path / "work")))
+    state = onboard(OnboardParams(folder=str(tiny_dataset()), workspace=str(tmp_path / "work")), return_state=True)
 
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
     with get_client(sync_client=True) as client:
-        names = {run.name.rsplit("-", 1)[0] for run in client.read_task_runs()}
-    assert {"scan", "plan_dataset", "extract", "train"} <= names
+        runs = client.read_task_runs(flow_run_filter=of_run)
+    assert {run.name.rsplit("-", 1)[0] for run in runs} == {"scan", "plan_dataset", "extract", "train"}
+    assert {run.state.name for run in runs} == {"Completed"}
 
 
 def test_bad_parameters_are_refused_before_a_run_exists(prefect_server):
@@ -79,7 +82,7 @@ def test_bad_parameters_are_refused_before_a_run_exists(prefect_server):
 def test_a_large_dataset_is_fine_tuned_by_a_run_of_its_own(server, client, tmp_path, monkeypatch):
     document = {"strategy": "fine-tune-or-scratch", "dataset": "pets", "workspace": str(tmp_path), "reasons": []}
     document["model"] = {"name": "pets", "version": 1}
-    monkeypatch.setattr(steps, "onboard", lambda request, progress, call: dict(document))
+    monkeypatch.setattr(steps, "onboard", lambda request, progress, steps: dict(document))
     monkeypatch.setattr(finetuning, "find_job", lambda request: SimpleNamespace(id="ab" * 8, outcome=None))
     monkeypatch.setattr("flows.service.flows.describe_onboarded", lambda document: "done")
     monkeypatch.setattr("flows.service.flows._Run.show_model", lambda self, workspace, model: None)
