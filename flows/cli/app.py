@@ -60,15 +60,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SERVER_COMMANDS = (
-    "onboard",
-    "finetune",
-    "jobs",
-    "deploy",
-    "doctor",
-    "refresh",
-    "predict-batch",
-)  # they talk to a Prefect server
+# commands that talk to a Prefect server
+SERVER_COMMANDS = ("onboard", "finetune", "jobs", "deploy", "doctor", "refresh", "predict-batch")
 
 
 @app.callback()
