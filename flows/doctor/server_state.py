@@ -1,11 +1,11 @@
-"""What a Prefect server knows of us, read in a few requests that change nothing.
+"""The state of a Prefect server as far as headstart needs it, read in a few requests that change nothing.
 
 Heavy leaf: importing it loads Prefect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -17,8 +17,6 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterTags,
     FlowRunFilter,
     FlowRunFilterCreatedBy,
     FlowRunFilterEndTime,
@@ -30,61 +28,58 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType, Worker, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
 
 from flows.service.client import ANSWER_SECONDS, MOST_RUNS, TAG, explained, hide_password
-from flows.service.deploy import HEARTBEAT, POOLS
+from flows.service.deploy import POOLS, read_deployments
 
 FAILED_WITHIN = timedelta(days=1)
-BEGUN = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]  # they hold a place of their deployment's limit
+BEGUN = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-MOST_ASKED_FOR = 20  # running runs whose last heartbeat is asked for, one request each
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a stranger sees of a server."""
+    """What a server answers to a request without credentials."""
 
-    is_open: bool | None  # answers without credentials; None: could not be asked
+    is_open: bool | None  # it answers the request; None: the request failed
     now: datetime  # by the server's clock
-    seconds_ahead: float  # of the server's clock to ours; Prefect compares the two
+    seconds_ahead: float  # of the server's clock to this machine's
 
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """A server at one moment, of ours only."""
+    """A server at one moment; of its deployments and runs, those of headstart."""
 
     url: str
     access: Access
     version: str  # of Prefect
     tells_usage: bool  # to Prefect's makers
     pools: Mapping[str, WorkPool]
-    workers: Mapping[str, list[Worker]]  # by pool, also those long gone
+    workers: Mapping[str, list[Worker]]  # by pool, also those that stopped long ago
     deployments: Mapping[str, DeploymentResponse]  # by flow/deployment
     automations: Mapping[str, bool]  # name -> whether it is enabled
     begun: list[FlowRun]  # and not ended
     due: list[FlowRun]  # scheduled for a time that is past
-    failed: list[FlowRun]  # lately; the newest is the first
-    heard: Mapping[UUID, datetime]  # running run -> its last heartbeat
-    scheduled: frozenset[UUID]  # schedules of which a run is to come
+    failed: list[FlowRun]  # in the last 24 hours; the newest is the first
+    scheduled: frozenset[UUID]  # schedules that have made a future run
 
 
 def read_server(url: str) -> ServerState:
-    """Read what there is to know.
+    """Read everything that doctor judges.
 
     Raises
     ------
     ConflictError
-        The server refuses, as where it wants credentials.
+        The server refuses, for example because it wants credentials.
     ServerUnreachableError
-        It went away.
+        It stopped answering.
     """
     access = read_access(url)
     with explained(url), get_client(sync_client=True) as client:
         version = client.api_version()  # the first that needs credentials
         pools = {pool.name: pool for pool in client.read_work_pools()}
-        deployments = _read_deployments(client)
-        begun = _runs(client, state=_of(BEGUN))
+        deployments = read_deployments(client)
+        lately, now = _time(access.now - FAILED_WITHIN), _time(access.now)
         return ServerState(
             url=hide_password(url),
             access=access,
@@ -94,22 +89,19 @@ def read_server(url: str) -> ServerState:
             workers={name: client.read_workers_for_work_pool(name) for name in POOLS if name in pools},
             deployments=deployments,
             automations={found.name: found.enabled for found in client.read_automations()},
-            begun=begun,
+            begun=_runs(client, BEGUN),
             due=_runs(
-                client, state=_of([StateType.SCHEDULED]), expected_start_time=_before(access.now), limit=MOST_RUNS
-            ),
-            failed=_runs(
                 client,
-                state=_of([StateType.FAILED, StateType.CRASHED]),
-                end_time=FlowRunFilterEndTime(after_=_time(access.now - FAILED_WITHIN)),
+                [StateType.SCHEDULED],
+                expected_start_time=FlowRunFilterExpectedStartTime(before_=now),
             ),
-            heard=_read_heartbeats(client, begun),
-            scheduled=_read_scheduled(client, deployments.values(), access.now),
+            failed=_runs(client, [StateType.FAILED, StateType.CRASHED], end_time=FlowRunFilterEndTime(after_=lately)),
+            scheduled=_read_scheduled(client, deployments.values(), now),
         )
 
 
 def read_access(url: str) -> Access:
-    """Ask as somebody who has no credentials. Not through Prefect, which would send ours."""
+    """Ask without credentials. Not through Prefect's client, which would send them."""
     here, is_open = datetime.now(UTC), None
     try:
         with urlopen(f"{hide_password(url).rstrip('/')}/admin/version", timeout=ANSWER_SECONDS) as answer:
@@ -125,58 +117,33 @@ def read_access(url: str) -> Access:
     return Access(is_open, now, (now - here).total_seconds())
 
 
-def _read_deployments(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
-    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-    flows = {flow.id: flow.name for flow in client.read_flows(deployment_filter=ours)}
-    found = client.read_deployments(deployment_filter=ours)
-    return {f"{flows.get(row.flow_id, '?')}/{row.name}": row for row in found}
-
-
-def _runs(client: SyncPrefectClient, limit: int = MOST_RUNS, **wanted: Any) -> list[FlowRun]:
-    ours = FlowRunFilter(tags=FlowRunFilterTags(all_=[TAG]), **wanted)
+def _runs(client: SyncPrefectClient, states: list[StateType], limit: int = MOST_RUNS, **wanted: Any) -> list[FlowRun]:
+    ours = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[TAG]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
+        **wanted,
+    )
     return client.read_flow_runs(flow_run_filter=ours, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=limit)
 
 
-def _of(types: list[StateType]) -> FlowRunFilterState:
-    return FlowRunFilterState(type=FlowRunFilterStateType(any_=types))
-
-
-def _before(now: datetime) -> FlowRunFilterExpectedStartTime:
-    return FlowRunFilterExpectedStartTime(before_=_time(now))
-
-
 def _time(moment: datetime) -> Any:
-    """Prefect's type of a time is another to a type checker on each Python."""
+    """Hide the type of a time: Prefect declares another one for each Python."""
     return moment
 
 
-def _read_heartbeats(client: SyncPrefectClient, begun: Iterable[FlowRun]) -> dict[UUID, datetime]:
-    heard: dict[UUID, datetime] = {}
-    running = [(run, run.start_time) for run in begun if run.state and run.state.is_running() and run.start_time]
-    for run, began in running[:MOST_ASKED_FOR]:
-        wanted = EventFilter(
-            occurred=EventOccurredFilter(since=_time(began)),
-            event=EventNameFilter(name=[HEARTBEAT]),
-            resource=EventResourceFilter(id=[f"prefect.flow-run.{run.id}"]),
-        )
-        events = client.read_events(wanted, limit=1).events  # the newest is the first
-        heard[run.id] = max((event.occurred for event in events), default=began)
-    return heard
-
-
 def _read_scheduled(
-    client: SyncPrefectClient, deployments: Iterable[DeploymentResponse], now: datetime
+    client: SyncPrefectClient, deployments: Collection[DeploymentResponse], now: Any
 ) -> frozenset[UUID]:
-    """Find the schedules that have made a run to come; each is asked for alone, as one may make hundreds."""
+    """Find the schedules that have made a future run; one request each, because one schedule may make hundreds."""
     active = [row.id for found in deployments for row in found.schedules if row.active]
     return frozenset(
         schedule
         for schedule in active
         if _runs(
             client,
+            [StateType.SCHEDULED],
             limit=1,
-            state=_of([StateType.SCHEDULED]),
             created_by=FlowRunFilterCreatedBy(id_=[schedule]),
-            expected_start_time=FlowRunFilterExpectedStartTime(after_=_time(now)),
+            expected_start_time=FlowRunFilterExpectedStartTime(after_=now),
         )
     )

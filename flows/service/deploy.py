@@ -1,19 +1,26 @@
-"""Set up a Prefect server: work pools, the deployments of `prefect.yaml`, and automations; each made or brought up to
-date by its name.
+"""Setting up a Prefect server: work pools, the deployments of `prefect.yaml`, and automations.
+
+Each is found by its name, and made or updated.
 
 Heavy leaf: importing it loads Prefect.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -30,21 +37,27 @@ from flows.service.client import TAG, explained, hide_password
 from flows.settings import environment_with
 from pipeline.errors import ConflictError, NotFoundError
 
+log = logging.getLogger(__name__)
+
 FILE = "prefect.yaml"
+OLD_ENTRYPOINT = re.compile(
+    r"^(\s*(?:- )?entrypoint: *[\"']?)flows\.jobs\.", re.MULTILINE
+)  # headstart before its rooms
+ENTRYPOINT = r"\1flows.service.flows."
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENT_SECONDS = 3 * HEARTBEAT_SECONDS  # then a run is dead
-BEGIN_SECONDS = 300  # a process takes 5 to 10 on a quiet machine, and Prefect keeps its place for so long
+BEGIN_SECONDS = 300  # a process takes 5 to 10 on a quiet machine, and Prefect keeps its place this long
 
 Slugs = dict[tuple[str, str], set[str]]  # of the schedules of a deployment, by its entrypoint and name
-BY_HAND = "ui-"  # how the slug begins of a schedule that was made in the UI
+BY_HAND = "ui-"  # the slug of a schedule that was made in the UI begins with it
 
 POOLS = {
-    "cpu": "Onboarding, refreshing, predicting, and the care of the workspace.",
+    "cpu": "Onboarding, refreshing, predicting, and maintenance of the workspace.",
     "gpu": "Fine-tuning, one job at a time.",
 }
 
-# Prefect notices by itself neither that a run's process was lost together with its worker, nor that the worker was lost
-# before the process began. Each row: name, what it says; after which events the next ones must come, within how long.
+# Prefect does not notice that a run's process was lost together with its worker, nor that the worker was lost before the
+# process began. Each row: name, message; after which events, which other events must come, and within how many seconds.
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 TAKEN = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting")}
@@ -63,8 +76,57 @@ LOST_RUNS = [
 ]
 
 
-def deploy_all(url: str, file: str | None = None) -> dict[str, Any]:
-    """Set a server up; returns what `headstart deploy --json` prints. Done again, it changes nothing.
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """A work pool."""
+
+    name: str
+    type: str
+    done: Literal["found", "made"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A schedule of a deployment."""
+
+    slug: str | None
+    when: str  # for people
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    """A deployment of headstart."""
+
+    name: str  # flow/deployment
+    pool: str | None
+    limit: int | None  # of its runs at a time
+    schedules: tuple[ScheduleRow, ...]
+    done: Literal["updated", "made"]
+
+
+@dataclass(frozen=True, slots=True)
+class AutomationRow:
+    """An automation."""
+
+    name: str
+    done: Literal["updated", "made"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeployResult:
+    """What `headstart deploy` made or found on a server."""
+
+    server: str
+    file: str
+    pools: tuple[PoolRow, ...]
+    deployments: tuple[DeploymentRow, ...]
+    deleted_schedules: tuple[str, ...]  # deployment/slug
+    automations: tuple[AutomationRow, ...]
+
+
+def deploy_all(url: str, file: str | None = None) -> DeployResult:
+    """Set up a server. A second time, it changes nothing.
 
     Parameters
     ----------
@@ -76,28 +138,28 @@ def deploy_all(url: str, file: str | None = None) -> dict[str, Any]:
     NotFoundError
         There is no such file.
     ConflictError
-        The file is not as it should be, and nothing was done; or the server refuses something.
+        The file cannot be used, and nothing was done; or the server refuses something.
     """
     path = _find_file(file)
-    slugs = _read_slugs(path)
-    with explained(url), get_client(sync_client=True) as client:
-        pools = [_make_pool(client, name, description) for name, description in POOLS.items()]
-        before = {deployment.id for deployment in _our_deployments(client)}
+    with _updated(path) as applied, explained(url), get_client(sync_client=True) as client:
+        slugs = _read_slugs(applied, path)
+        pools = tuple(_make_pool(client, name, description) for name, description in POOLS.items())
+        before = {found.id for found in read_deployments(client).values()}
         _name_schedules(client)
-        _apply(url, path)
+        _apply(url, applied, path)
         gone = _delete_dropped_schedules(client, slugs)
-        return {
-            "server": hide_password(url),
-            "file": str(path),
-            "pools": pools,
-            "deployments": [_row(client, deployment, before) for deployment in _our_deployments(client)],
-            "deleted_schedules": gone,
-            "automations": [_put(client, _crashing(*row)) for row in LOST_RUNS],
-        }
+        return DeployResult(
+            server=hide_password(url),
+            file=str(path),
+            pools=pools,
+            deployments=tuple(_row(name, found, before) for name, found in read_deployments(client).items()),
+            deleted_schedules=tuple(gone),
+            automations=tuple(_put(client, _crashing(*row)) for row in LOST_RUNS),
+        )
 
 
 def _find_file(file: str | None) -> Path:
-    """Find the deployments: as asked, else inside the installed package, else at the top of the repository."""
+    """Find the file: the one asked for, else inside the installed package, else at the top of the repository."""
     here = Path(__file__).resolve().parents[1]
     places = [Path(file).absolute()] if file else [here / FILE, here.parent / FILE]
     for place in places:
@@ -106,16 +168,36 @@ def _find_file(file: str | None) -> Path:
     raise NotFoundError(f"There is no file {places[-1]}. Name one with --file; see {FILE} of headstart.")
 
 
-def _read_slugs(path: Path) -> Slugs:
-    """Read how the schedules of every deployment are called in a file."""
+@contextmanager
+def _updated(path: Path) -> Iterator[Path]:
+    """Give a file as it can be applied: if it names entry points of an older headstart, a copy that names today's."""
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    changed, num_changed = OLD_ENTRYPOINT.subn(ENTRYPOINT, text)
+    if not num_changed:
+        yield path
+        return
+    log.warning(
+        "%s names flows.jobs, which is flows.service.flows now; it was deployed as that. To change the file: "
+        "sed --in-place 's/flows\\.jobs\\./flows.service.flows./' %s",
+        path,
+        quote(str(path)),
+    )
+    with TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        copy.write_text(changed, encoding="utf-8", errors="surrogateescape")
+        yield copy
+
+
+def _read_slugs(applied: Path, path: Path) -> Slugs:
+    """Read the slugs of each deployment's schedules; errors name `path`."""
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+        rows = yaml.safe_load(applied.read_text(encoding="utf-8"))["deployments"]
         slugs = {
             (row["entrypoint"], row["name"]): {schedule["slug"] for schedule in row.get("schedules") or []}
             for row in rows
         }
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConflictError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConflictError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ConflictError(
             f"{path} cannot be deployed ({type(error).__name__}: {error}). Wanted: `deployments`, each with `name` and "
@@ -124,9 +206,9 @@ def _read_slugs(path: Path) -> Slugs:
     return slugs
 
 
-def _apply(url: str, path: Path) -> None:
-    """Have Prefect's own command read the file, so that it means here what it means to everybody."""
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
+def _apply(url: str, applied: Path, path: Path) -> None:
+    """Let Prefect's own command read the file, so that it means the same to both; errors name `path`."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(applied)]
     environment = environment_with(
         PREFECT_API_URL=url, HEADSTART_VERSION=version("headstart"), NO_COLOR="1", PYTHONSAFEPATH="1", COLUMNS="200"
     )
@@ -138,22 +220,22 @@ def _apply(url: str, path: Path) -> None:
 
 def _name_schedules(client: SyncPrefectClient) -> None:
     """Give the schedules that were made in the UI a slug: if one has none, Prefect's own command deletes them all."""
-    for found in _our_deployments(client):
+    for found in read_deployments(client).values():
         for schedule in found.schedules:
             if not schedule.slug:
                 client.request(
                     "PATCH",
                     "/deployments/{id}/schedules/{schedule_id}",
                     path_params={"id": found.id, "schedule_id": schedule.id},
-                    # parameters that are not sent become none
+                    # parameters that are not sent are removed
                     json={"slug": f"{BY_HAND}{schedule.id.hex[:8]}", "parameters": schedule.parameters},
                 )
 
 
 def _delete_dropped_schedules(client: SyncPrefectClient, slugs: Slugs) -> list[str]:
-    """Delete the schedules of the file's deployments that the file has no more, which Prefect's own command keeps."""
+    """Delete schedules that were taken out of the file; Prefect's own command keeps them."""
     gone = []
-    for found in _our_deployments(client):
+    for found in read_deployments(client).values():
         kept = slugs.get((found.entrypoint or "", found.name))
         for schedule in found.schedules:
             slug = schedule.slug or BY_HAND
@@ -163,22 +245,23 @@ def _delete_dropped_schedules(client: SyncPrefectClient, slugs: Slugs) -> list[s
     return gone
 
 
-def _our_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+def read_deployments(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
+    """Read the deployments of headstart, by flow/deployment; the oldest is the first."""
     ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-    return sorted(client.read_deployments(deployment_filter=ours), key=lambda found: str(found.created))
+    flows = {flow.id: flow.name for flow in client.read_flows(deployment_filter=ours)}
+    found = sorted(client.read_deployments(deployment_filter=ours), key=lambda row: str(row.created))
+    return {f"{flows.get(row.flow_id, '?')}/{row.name}": row for row in found}
 
 
-def _row(client: SyncPrefectClient, found: DeploymentResponse, before: Iterable[Any]) -> dict[str, Any]:
+def _row(name: str, found: DeploymentResponse, before: Collection[UUID]) -> DeploymentRow:
     limit = found.global_concurrency_limit
-    return {
-        "name": f"{client.read_flow(found.flow_id).name}/{found.name}",
-        "pool": found.work_pool_name,
-        "limit": limit.limit if limit else None,
-        "schedules": [
-            {"slug": row.slug, "when": describe_schedule(row.schedule), "active": row.active} for row in found.schedules
-        ],
-        "done": "updated" if found.id in before else "made",
-    }
+    return DeploymentRow(
+        name=name,
+        pool=found.work_pool_name,
+        limit=limit.limit if limit else None,
+        schedules=tuple(ScheduleRow(row.slug, describe_schedule(row.schedule), row.active) for row in found.schedules),
+        done="updated" if found.id in before else "made",
+    )
 
 
 def describe_schedule(schedule: Any) -> str:
@@ -189,19 +272,20 @@ def describe_schedule(schedule: Any) -> str:
     return f"{getattr(schedule, 'cron', None) or schedule.rrule}{zone}"
 
 
-def _make_pool(client: SyncPrefectClient, name: str, description: str) -> dict[str, Any]:
-    """Make a work pool of processes, unless there is one of the name: it may be of containers, or set up otherwise."""
+def _make_pool(client: SyncPrefectClient, name: str, description: str) -> PoolRow:
+    """Make a work pool of processes. One that exists is kept: it may be of containers, or set up in another way."""
     try:
-        pool, done = client.read_work_pool(name), "found"
+        found = client.read_work_pool(name)
+        return PoolRow(found.name, found.type, "found")
     except ObjectNotFound:
         template = ProcessWorker.get_default_base_job_template()
         wanted = WorkPoolCreate(name=name, type="process", description=description, base_job_template=template)
-        pool, done = client.create_work_pool(wanted), "made"
-    return {"name": pool.name, "type": pool.type, "done": done}
+        made = client.create_work_pool(wanted)
+        return PoolRow(made.name, made.type, "made")
 
 
 def _crashing(name: str, message: str, condition: tuple[set[str], set[str], float]) -> AutomationCore:
-    """Describe an automation that crashes a run of ours of which nothing was heard."""
+    """Describe an automation that ends a run of headstart as crashed if the expected event does not come."""
     after, expect, seconds = condition
     return AutomationCore(
         name=name,
@@ -220,10 +304,9 @@ def _crashing(name: str, message: str, condition: tuple[set[str], set[str], floa
     )
 
 
-def _put(client: SyncPrefectClient, automation: AutomationCore) -> dict[str, Any]:
-    found = client.read_automations_by_name(automation.name)
-    if found:
+def _put(client: SyncPrefectClient, automation: AutomationCore) -> AutomationRow:
+    if found := client.read_automations_by_name(automation.name):
         client.update_automation(found[0].id, automation)
-    else:
-        client.create_automation(automation)
-    return {"name": automation.name, "done": "updated" if found else "made"}
+        return AutomationRow(automation.name, "updated")
+    client.create_automation(automation)
+    return AutomationRow(automation.name, "made")
