@@ -119,13 +119,14 @@ def test_systemd_takes_the_units(tmp_path):
 
 
 def test_the_page_names_every_check_of_the_doctor():
-    modules = "".join(path.read_text() for path in (ROOT / "flows").glob("doctor*.py"))
-    named = {name.strip() for name in re.findall(r'(?:Check\(\s*f?|or_ok\([^"\n]*)"([a-z ]+)', modules)}
+    modules = "".join(path.read_text() for path in (ROOT / "flows" / "doctor").glob("*.py"))
+    calls = r'(?:Check|of_error|_missing|_guarded)\(\s*|or_ok\([^"\n]*'
+    constants = r"^(?:SERVER|ACCESS) = "
+    named = set(re.findall(rf'(?:{calls}|{constants})"([a-z ]+)"', modules, re.MULTILINE))
     (table,) = re.findall(r"^\| check \|.*\n.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
     listed = {name for row in table.splitlines() for name in row.split("|")[1].strip().split(", ")}
-    singular = {re.sub(r"s$", "", name) for name in listed}
-    assert {"server", "disk", "late runs"} <= named
-    assert {name for name in named if name and name not in listed and name not in singular} - {"weights of"} == set()
+    assert {"server", "access", "disk", "late runs", "pools", "jobs"} <= named
+    assert named == listed
 
 
 # ── Postgres ─────────────────────────────────────────────────────────────────────────────────────

@@ -1,31 +1,35 @@
-"""How the service looks on a terminal: what a server has, and what is amiss."""
+"""Output of the service's commands on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.cli.render import say, table
 from flows.service.client import RUNS_AT_A_TIME
 
+if TYPE_CHECKING:
+    from flows.doctor.check import DoctorReport
+    from flows.service.deploy import DeployResult
+
 STATE_STYLES = {"ok": "", "warning": "yellow", "problem": "bold red", "skipped": "dim"}
 
 
-def deployed(document: Mapping[str, Any]) -> None:
+def deployed(result: DeployResult) -> None:
     """Print what a server has now, and how its workers are started."""
-    for row in document["pools"]:
-        say(f"pool {row['name']}: {row['done']}")
-    for row in document["deployments"]:
-        limit = f", {row['limit']} at a time" if row["limit"] else ""
-        say(f"deployment {row['name']} on {row['pool']}{limit}: {row['done']}")
-        for schedule in row["schedules"]:
-            say(f"  schedule {schedule['slug']}: {schedule['when']}{'' if schedule['active'] else ', paused'}")
-    for name in document["deleted_schedules"]:
-        say(f"schedule {name}: deleted, the file has it no more")
-    for row in document["automations"]:
-        say(f"automation {row['name']}: {row['done']}")
-    for pool in document["pools"]:
-        say(f"next: prefect worker start --pool {pool['name']} --limit {RUNS_AT_A_TIME.get(pool['name'], 1)}")
+    for pool in result.pools:
+        say(f"pool {pool.name}: {pool.done}")
+    for row in result.deployments:
+        limit = f", {row.limit} at a time" if row.limit else ""
+        say(f"deployment {row.name} on {row.pool}{limit}: {row.done}")
+        for schedule in row.schedules:
+            say(f"  schedule {schedule.slug}: {schedule.when}{'' if schedule.active else ', paused'}")
+    for name in result.deleted_schedules:
+        say(f"schedule {name}: deleted, because it is no longer in the file")
+    for automation in result.automations:
+        say(f"automation {automation.name}: {automation.done}")
+    for pool in result.pools:
+        say(f"next: prefect worker start --pool {pool.name} --limit {RUNS_AT_A_TIME.get(pool.name, 1)}")
 
 
 def refreshed(document: Mapping[str, Any]) -> None:
@@ -44,12 +48,12 @@ def promoted(document: Mapping[str, Any]) -> None:
     say(f"{document['model']} is version {document['version']} now{before}", style="bold")
 
 
-def examined(document: Mapping[str, Any]) -> None:
-    """Print a row for each check; what to do stands below what came, so that commands stay whole."""
+def examined(report: DoctorReport) -> None:
+    """Print a row for each check; the advice has a line of its own, so that commands are not broken."""
     rows = []
-    for check in document["checks"]:
-        advice = (f"→ {check['advice']}",) if check["advice"] else ()
-        rows.append({"check": check["name"], "state": check["state"], "what came": (check["found"], *advice)})
-    states = [check["state"] for check in document["checks"]]
+    for check in report.checks:
+        advice = (f"→ {check.advice}",) if check.advice else ()
+        rows.append({"check": check.name, "state": check.state, "found": (check.found, *advice)})
+    states = [check.state for check in report.checks]
     table("doctor", rows, [STATE_STYLES[state] for state in states])
     say(f"problems: {states.count('problem')}, warnings: {states.count('warning')}", style="bold")

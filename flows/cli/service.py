@@ -35,8 +35,8 @@ def deploy(
     url = get_server()
     from flows.service.deploy import deploy_all
 
-    document = deploy_all(url, file)
-    render.json_object(document) if json else render_service.deployed(document)
+    result = deploy_all(url, file)
+    render.json_object(result) if json else render_service.deployed(result)
 
 
 def doctor(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
@@ -44,9 +44,9 @@ def doctor(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     from flows.cli import render, render_service
     from flows.doctor.examine import examine, raise_problems
 
-    document = examine(str(workspace_root(workspace)))
-    render.json_object(document) if json else render_service.examined(document)
-    raise_problems(document)
+    report = examine(str(workspace_root(workspace)))
+    render.json_object(report) if json else render_service.examined(report)
+    raise_problems(report)
 
 
 def predict_batch(

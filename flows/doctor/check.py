@@ -1,4 +1,4 @@
-"""What `headstart doctor` says about one thing."""
+"""The values of `headstart doctor`: a check of one thing, and the report of all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, what came, and what to do about it. Sentences, for people."""
+    """What was checked, what was found, and what to do about it. Sentences, for people."""
 
     name: str
     state: Literal["ok", "warning", "problem", "skipped"]
@@ -19,14 +19,23 @@ class Check:
     advice: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """Every check of an installation, a workspace and a server."""
+
+    workspace: str
+    server: str | None  # its URL, without a password
+    checks: tuple[Check, ...]
+
+
 def of_error(name: str, error: Exception, otherwise: str) -> Check:
-    """Make a problem of an error, whose first sentence says what came; `otherwise` is for one that advises nothing."""
+    """Make a problem of an error. Its first sentence is what was found; `otherwise` is the advice if it gives none."""
     found, _, advice = str(error).partition(". ")
     return Check(name, "problem", f"{found.rstrip('.')}.", advice or otherwise)
 
 
 def or_ok(findings: Iterable[Check], name: str, found: str) -> list[Check]:
-    """Return what was found, or where that is nothing, one line that says so."""
+    """Return the findings, or one line that says that all is well."""
     return list(findings) or [Check(name, "ok", found)]
 
 
@@ -38,7 +47,7 @@ def some(names: Iterable[str]) -> str:
 
 
 def span(seconds: float) -> str:
-    """Say how long something took, or is ago.
+    """Say how long something took, or how long ago it was.
 
     >>> span(150)
     '2 min'

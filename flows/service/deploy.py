@@ -7,18 +7,15 @@ Heavy leaf: importing it loads Prefect.
 
 from __future__ import annotations
 
-import logging
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from uuid import UUID
 
@@ -37,13 +34,8 @@ from flows.service.client import TAG, explained, hide_password
 from flows.settings import environment_with
 from pipeline.errors import ConflictError, NotFoundError
 
-log = logging.getLogger(__name__)
-
 FILE = "prefect.yaml"
-OLD_ENTRYPOINT = re.compile(
-    r"^(\s*(?:- )?entrypoint: *[\"']?)flows\.jobs\.", re.MULTILINE
-)  # headstart before its rooms
-ENTRYPOINT = r"\1flows.service.flows."
+OLD_MODULE, MODULE = "flows.jobs.", "flows.service.flows."  # of the entry points, before and now
 HEARTBEAT_SECONDS = 30  # the least that Prefect takes
 SILENT_SECONDS = 3 * HEARTBEAT_SECONDS  # then a run is dead
 BEGIN_SECONDS = 300  # a process takes 5 to 10 on a quiet machine, and Prefect keeps its place this long
@@ -56,8 +48,8 @@ POOLS = {
     "gpu": "Fine-tuning, one job at a time.",
 }
 
-# Prefect does not notice that a run's process was lost together with its worker, nor that the worker was lost before the
-# process began. Each row: name, message; after which events, which other events must come, and within how many seconds.
+# Prefect does not notice that a run's process was lost together with its worker, nor that the worker was lost before
+# the process began. Each row: name, message; after which events, which others must come, and within how many seconds.
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 TAKEN = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting")}
@@ -141,12 +133,12 @@ def deploy_all(url: str, file: str | None = None) -> DeployResult:
         The file cannot be used, and nothing was done; or the server refuses something.
     """
     path = _find_file(file)
-    with _updated(path) as applied, explained(url), get_client(sync_client=True) as client:
-        slugs = _read_slugs(applied, path)
+    slugs = _read_slugs(path)
+    with explained(url), get_client(sync_client=True) as client:
         pools = tuple(_make_pool(client, name, description) for name, description in POOLS.items())
         before = {found.id for found in read_deployments(client).values()}
         _name_schedules(client)
-        _apply(url, applied, path)
+        _apply(url, path)
         gone = _delete_dropped_schedules(client, slugs)
         return DeployResult(
             server=hide_password(url),
@@ -168,30 +160,10 @@ def _find_file(file: str | None) -> Path:
     raise NotFoundError(f"There is no file {places[-1]}. Name one with --file; see {FILE} of headstart.")
 
 
-@contextmanager
-def _updated(path: Path) -> Iterator[Path]:
-    """Give a file as it can be applied: if it names entry points of an older headstart, a copy that names today's."""
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    changed, num_changed = OLD_ENTRYPOINT.subn(ENTRYPOINT, text)
-    if not num_changed:
-        yield path
-        return
-    log.warning(
-        "%s names flows.jobs, which is flows.service.flows now; it was deployed as that. To change the file: "
-        "sed --in-place 's/flows\\.jobs\\./flows.service.flows./' %s",
-        path,
-        quote(str(path)),
-    )
-    with TemporaryDirectory() as folder:
-        copy = Path(folder, path.name)
-        copy.write_text(changed, encoding="utf-8", errors="surrogateescape")
-        yield copy
-
-
-def _read_slugs(applied: Path, path: Path) -> Slugs:
-    """Read the slugs of each deployment's schedules; errors name `path`."""
+def _read_slugs(path: Path) -> Slugs:
+    """Read the slugs of each deployment's schedules."""
     try:
-        rows = yaml.safe_load(applied.read_text(encoding="utf-8"))["deployments"]
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
         slugs = {
             (row["entrypoint"], row["name"]): {schedule["slug"] for schedule in row.get("schedules") or []}
             for row in rows
@@ -203,12 +175,18 @@ def _read_slugs(applied: Path, path: Path) -> Slugs:
             f"{path} cannot be deployed ({type(error).__name__}: {error}). Wanted: `deployments`, each with `name` and "
             f"`entrypoint`, and with a `slug` in each of its `schedules`, as in the {FILE} of headstart."
         ) from error
+    if any(entrypoint.startswith(OLD_MODULE) for entrypoint, _ in slugs):
+        change = f"s/{OLD_MODULE}/{MODULE}/".replace(".", r"\.", 2)
+        raise ConflictError(
+            f"{path} names the entry points of an older headstart, {OLD_MODULE}*. Change them, then deploy again: "
+            f"sed --in-place '{change}' {quote(str(path))}"
+        )
     return slugs
 
 
-def _apply(url: str, applied: Path, path: Path) -> None:
-    """Let Prefect's own command read the file, so that it means the same to both; errors name `path`."""
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(applied)]
+def _apply(url: str, path: Path) -> None:
+    """Let Prefect's own command read the file, so that it means the same to both."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
     environment = environment_with(
         PREFECT_API_URL=url, HEADSTART_VERSION=version("headstart"), NO_COLOR="1", PYTHONSAFEPATH="1", COLUMNS="200"
     )

