@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,11 @@ import pytest
 from pipeline.backbones.table import get_backbone
 from tests import factories
 
+# a test is heavy, or a test of Prefect, if it needs one of these, whatever stands above it
+HEAVY_FIXTURES = {"keras", "backbone", "engine_folder", "engine", "first_run", "small"}
+PREFECT_FIXTURES = {"prefect_server"}
+NOT_LIGHT = {"tensorflow", "openvino", "prefect"}
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"  # real datasets, where somebody keeps them beside the repository
 
@@ -24,6 +30,51 @@ SHARED = ROOT.parent / "shared"  # real datasets, where somebody keeps them besi
 # ours, which are interrupted here, and Prefect's workers, which stop themselves by that signal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark by fixture, and keep what shares fixtures in one process of `--dist loadgroup`."""
+    for item in items:
+        fixtures = set(item.fixturenames)
+        if fixtures & HEAVY_FIXTURES:
+            item.add_marker(pytest.mark.heavy)
+        if fixtures & PREFECT_FIXTURES:
+            item.add_marker(pytest.mark.prefect)
+        item.add_marker(pytest.mark.xdist_group("prefect" if fixtures & PREFECT_FIXTURES else item.path.stem))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """A module of which every test is left out need not be imported: it may load Prefect or TensorFlow itself."""
+    left_out = [mark for mark in ("heavy", "prefect") if f"not {mark}" in config.option.markexpr]
+    if left_out and collection_path.suffix == ".py":
+        marked = re.search(r"^pytestmark = (.+)", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
+        if marked and any(f"pytest.mark.{mark}" in marked[1] for mark in left_out):
+            return True
+    return None
+
+
+def is_light(item):
+    return not any(item.iter_markers("heavy")) and not any(item.iter_markers("prefect"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    item.loaded_before = NOT_LIGHT & sys.modules.keys()
+    item.config.light_item = is_light(item)
+
+
+def pytest_runtest_teardown(item):
+    """A test without a mark loads nothing heavy, so that the light tier stays light."""
+    loaded = (NOT_LIGHT & sys.modules.keys()) - item.loaded_before
+    if loaded and is_light(item):
+        pytest.fail(f"a test without a mark loaded {', '.join(sorted(loaded))}: mark it heavy or prefect")
+
+
+def pytest_collection_finish(session):
+    loaded = NOT_LIGHT & sys.modules.keys()
+    if loaded and all(map(is_light, session.items)):
+        raise pytest.UsageError(f"a test module loads {', '.join(sorted(loaded))} when it is collected")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,7 +132,7 @@ main()
 
 
 @pytest.fixture(scope="session")
-def headstart():
+def headstart(pytestconfig):
     """Run the command line in a fresh process: `headstart("onboard", folder)` has code, stdout, stderr, loaded.
 
     `cwd` is the folder it runs in; all other keywords are environment variables.
@@ -98,9 +149,14 @@ def headstart():
             check=False,
         )
         stderr, _, loaded = finished.stderr.rpartition("loaded:")
-        return SimpleNamespace(
+        done = SimpleNamespace(
             code=finished.returncode, stdout=finished.stdout, stderr=stderr, loaded=set(loaded.split())
         )
+        heavy = NOT_LIGHT & done.loaded
+        assert not (heavy and pytestconfig.light_item), (
+            f"a test without a mark loaded {heavy}: mark it heavy or prefect"
+        )
+        return done
 
     return run
 

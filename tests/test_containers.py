@@ -216,6 +216,7 @@ def test_everything_but_the_one_shot_comes_back_after_a_restart_of_the_host():
 # ── what they name ───────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.prefect
 @pytest.mark.parametrize("words", ["prefect server start", "prefect worker start", "headstart deploy"])
 def test_every_command_is_a_real_one_with_real_options(words):
     program, *rest = words.split()
@@ -236,6 +237,7 @@ def test_no_service_runs_another_command():
     assert begun == {("prefect", "server", "start"), ("prefect", "worker", "start"), ("headstart", "deploy")}
 
 
+@pytest.mark.prefect
 def test_every_setting_is_one_that_prefect_knows(monkeypatch):
     from prefect.settings import Settings
 

@@ -181,6 +181,28 @@ def test_a_request_that_changes_anything_needs_a_token_that_another_site_cannot_
     assert (status, "CSRF" in said) == (403, True)
 
 
+def test_the_scheduler_makes_runs_of_every_schedule(service):
+    """Of one by the calendar and one by an interval: a server that silently makes none runs nothing by itself."""
+    script = (
+        "import json, time\n"
+        "from prefect.client.orchestration import get_client\n"
+        "from prefect.client.schemas.filters import FlowRunFilter\n"
+        "waiting = FlowRunFilter.model_validate({'state': {'type': {'any_': ['SCHEDULED']}}})\n"
+        "with get_client(sync_client=True) as client:\n"
+        "    wanted = {str(row.id): row.name for row in client.read_deployments()\n"
+        "        if any(schedule.active for schedule in row.schedules)}\n"
+        "    for _ in range(120):\n"
+        "        made = {str(run.deployment_id) for run in client.read_flow_runs(flow_run_filter=waiting)}\n"
+        "        if made >= wanted.keys():\n"
+        "            break\n"
+        "        time.sleep(1)\n"
+        "    print(json.dumps([sorted(wanted.values()), sorted(wanted[key] for key in made & wanted.keys())]))\n"
+    )
+    wanted, made = through_prefect(service, script)
+    assert {"refresh", "gc"} <= set(wanted)
+    assert made == wanted
+
+
 # ── what leaks ───────────────────────────────────────────────────────────────────────────────────
 
 

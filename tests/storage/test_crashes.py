@@ -323,7 +323,7 @@ def test_catalog_and_disk_may_disagree_in_every_way(
 WRITER = """
 import hashlib, resource, sys
 import numpy as np
-from flows.cli.app import app as cli
+import flows.cli.app as cli
 from pipeline.types import FeatureBlock
 from storage.features.store import FeatureStore
 from storage.features.spaces import list_spaces

@@ -128,6 +128,7 @@ def test_file_names_that_are_no_text_can_be_printed(headstart, tmp_path):
     assert "caf\\udce9" in error_lines(found)[0]
 
 
+@pytest.mark.prefect
 def test_no_server_is_an_exit_code_of_its_own(headstart, tmp_path, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     for command in (["onboard", tmp_path, "--submit"], ["deploy"]):

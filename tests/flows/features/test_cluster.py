@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.cli.app import app as cli
+import flows.cli.app as cli
 from flows.features import extraction
 from flows.progress import Quiet
 from flows.requests import OnboardRequest

@@ -5,6 +5,8 @@ import pytest
 
 from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, artifact_key, figures
 
+pytestmark = pytest.mark.prefect
+
 
 class Clock:
     def __init__(self):

@@ -240,6 +240,7 @@ def test_a_run_that_ended_badly_is_the_error_that_the_command_would_have_had(sub
     assert raised.value.exit_code == code
 
 
+@pytest.mark.prefect
 def test_waiting_for_nothing_is_a_usage_error(headstart, workspace):
     commands = [("onboard", "pictures"), ("finetune", "pets"), ("refresh",), ("predict-batch", "pets", "in", "out.csv")]
     for command in commands:
