@@ -1,4 +1,4 @@
-"""Files with digests to a manifest: labels, class order, one split per content, and what is odd about them."""
+"""The manifest of a dataset: labels, class order, one split for each content, and notes about oddities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.dataset.split import position_of, split_of
 from pipeline.errors import DataError
 from pipeline.types import Digest, FileEntry, Image, Manifest, Rejected, Split
 
-# where one content is in several split folders, the one further right keeps it: test stays what its owner made
+# if one content is in several split folders, the one further right keeps it: test stays what its owner made
 _PRECEDENCE: tuple[Split, ...] = ("train", "val", "test")
 _SHOWN = 5  # examples in a note
 
@@ -34,7 +34,7 @@ def build_manifest(
     """Build the manifest of a dataset.
 
     Byte-identical files become one image. An image whose files disagree on its labels is left out, because some
-    of them are wrong. Where the source has no split, a fifth of the contents is the test split.
+    of them are wrong. If the source has no split, a fifth of the contents becomes the test split.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Image content to split and sample: never its neighbours, so growth moves nobody and duplicates stay together."""
+"""Splits and samples by content alone, so that growth moves no picture and duplicates stay together."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from pipeline.types import Digest, Image, Split
 
-TEST_SHARE = 0.2  # of the distinct pictures, where the folder has no split of its own
-MIN_VAL_SHARE, MAX_VAL_SHARE = 0.1, 0.2  # of the training pictures, where validation has no split of its own
+TEST_SHARE = 0.2  # of the distinct pictures, if the folder has no split of its own
+MIN_VAL_SHARE, MAX_VAL_SHARE = 0.1, 0.2  # of the training pictures, if validation has no split of its own
 VAL_IMAGES = 1000  # wanted: one standard error of a paired difference is then about a point
 
 

@@ -50,7 +50,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What somebody wants instead of what the rule says."""
+    """What a person wants instead of what the rule says."""
 
     case: int | None = None
     strategy: Strategy | None = None
@@ -58,34 +58,35 @@ class Wishes:
 
 
 NO_WISHES = Wishes()
-EVIDENCE = "evidence"  # who changed a plan, where nobody did
+EVIDENCE = "evidence"  # who changed a plan, if no person did
 FINETUNING: tuple[Strategy, ...] = ("fine-tune", "fine-tune-or-scratch")  # what trains the whole network
-HEADS_ONLY = "Labels that do not exclude each other get a head; fine-tuning is not offered for them yet"
+HEADS_ONLY = "If a picture may have several labels, only a head is trained; fine-tuning is not offered for that yet"
 
 # (large, similar) -> case
 CASES: dict[tuple[bool, bool], Case] = {
     (False, True): Case(
         1,
         "head-on-top",
-        "Few pictures, similar data: fine-tuning would overfit and the top features are relevant, "
-        "so train a linear classifier on them.",
+        "The textbook for few, similar pictures: train only a classifier on the network's last layer. "
+        "That layer already describes such pictures, and training the whole network would memorise so few.",
     ),
     (False, False): Case(
         2,
         "head-on-evidence",
-        "Few pictures, different data: the top features are specific to the original data, "
-        "so train the classifier on earlier and spatial activations as well.",
+        "The textbook for few, different pictures: train only a classifier, on earlier layers too. "
+        "The last layer is specialised in the photographs that the network was trained on.",
     ),
     (True, True): Case(
         3,
         "fine-tune",
-        "Many pictures, similar data: there is enough data to fine-tune the whole network without overfitting.",
+        "The textbook for many, similar pictures: train the whole network further (fine-tuning). "
+        "There are enough pictures to do that without memorising them.",
     ),
     (True, False): Case(
         4,
         "fine-tune-or-scratch",
-        "Many pictures, different data: training from scratch is affordable, "
-        "but starting from pretrained weights is usually still better.",
+        "The textbook for many, different pictures: train the whole network further (fine-tuning), and also try a new "
+        "network from scratch. Starting from pretrained weights is usually still better.",
     ),
 }
 
@@ -102,7 +103,7 @@ def measure_size(
     verdict
         Of the similarity: what is large depends on it.
     num_pictures
-        Where labels do not exclude each other, so that a picture has any number of them.
+        Needed if a picture may have any number of labels.
     """
     num_train = len(labels) if num_pictures is None else num_pictures
     counts = np.bincount(np.asarray(labels, dtype=np.intp), minlength=num_classes)
@@ -140,16 +141,16 @@ def plan_case(
     ----------
     taps
         All taps of the backbone, the one named "top" among them. All are candidates, in case 1 too: held-out pictures
-        tell whether the top tap is enough. Only who asks for a head on top gets no other.
+        tell whether the top tap is enough. Only a person who asks for a head on top gets no other.
     wishes
-        What somebody wants instead of what the rule says; kept in the plan with the rule's own choice.
+        What a person wants instead of what the rule says; kept in the plan with the rule's own choice.
     exclusive
-        Whether the labels exclude each other. Where they do not, no whole network is trained yet.
+        Whether the labels exclude each other. If they do not, no whole network is trained yet.
 
     Raises
     ------
     UsageError
-        When fine-tuning is wanted where it is not offered.
+        Fine-tuning is wanted for labels that it is not offered for.
     DataError
         When there is nothing to train on.
     """
@@ -209,9 +210,10 @@ def get_case(number: int) -> Case:
 def describe_change(change: Change) -> str:
     """Say what was decided instead of what, by whom and why."""
     why = f": {change.why}" if change.why else ""
-    who = change.by[:1].upper() + change.by[1:] if change.by == EVIDENCE else change.by or "Somebody"
-    instead = "as the rule does" if change.value == change.instead_of else f"instead of {change.instead_of}"
-    return f"{who} chose {change.what} {change.value} {instead}{why}."
+    if change.by == EVIDENCE:
+        return f"Held-out pictures changed the {change.what} from {change.instead_of} to {change.value}{why}."
+    instead = ", as the rule does" if change.value == change.instead_of else f" instead of {change.instead_of}"
+    return f"{change.by or 'A person'} chose {change.what} {change.value}{instead}{why}."
 
 
 def describe_case(number: int) -> str:
@@ -239,15 +241,15 @@ def _size_reason(size: Size, verdict: SimilarityVerdict) -> str:
             f"{large_from:,} needed for {kind} data, and {size.smallest_class:,} in the smallest class."
         )
     if size.num_train < ALWAYS_SMALL_BELOW:
-        return f"Small: {size.num_train:,} training pictures; below {ALWAYS_SMALL_BELOW} is always small."
+        return f"Small: {size.num_train:,} training pictures; fewer than {ALWAYS_SMALL_BELOW} is always small."
     if size.num_train < large_from:
         return (
             f"Small: {size.num_train:,} training pictures, {large_from - size.num_train:,} short of the "
             f"{large_from:,} needed for {kind} data."
         )
     return (
-        f"Small: {size.num_train:,} training pictures would be enough, but the smallest of "
-        f"{size.num_classes:,} classes has {size.smallest_class}, and fewer than {SMALLEST_CLASS} is small."
+        f"Small: {size.num_train:,} training pictures would be enough, but the smallest of the {size.num_classes:,} "
+        f"classes has only {size.smallest_class}; fewer than {SMALLEST_CLASS} in any class is small."
     )
 
 
@@ -256,8 +258,8 @@ def _imbalance_reason(size: Size) -> tuple[str, ...]:
     if effective is None or effective > UNEVEN * size.num_classes:
         return ()
     return (
-        f"Uneven: its {size.num_classes:,} classes are as varied as {effective:.1f} even ones "
-        f"(exp of the entropy), the smallest has {size.smallest_class:,} of {size.num_train:,} pictures.",
+        f"Imbalanced: the {size.num_classes:,} classes carry as much information as {effective:.1f} classes of equal "
+        f"size; the smallest has {size.smallest_class:,} of the {size.num_train:,} training pictures.",
     )
 
 
@@ -266,15 +268,14 @@ def _head_reasons(case: Case, strategy: Strategy, names: tuple[str, ...], exclus
         return (f"{HEADS_ONLY}, so the strategy is {strategy}.",)
     if strategy not in FINETUNING:
         return ()
-    taps = "the top tap" if len(names) == 1 else f"up to {len(names)} taps"
+    taps = "the last layer" if len(names) == 1 else f"up to {len(names)} layers"
     return (
-        f"The strategy of case {case.number} is {strategy}; "
-        f"a head on {taps} is the model until then and the start of fine-tuning.",
+        f"The strategy is {strategy}. Until that has run, a head on {taps} is the model; fine-tuning starts from it.",
     )
 
 
 def _wished_changes(wishes: Wishes, textbook: Case, case: Case) -> tuple[Change, ...]:
-    """Note what was wanted; a strategy also where the rule says the same, because evidence may not change it then."""
+    """Note what was wanted; a strategy also if the rule says the same, because evidence may not change it then."""
     found = []
     if case is not textbook:
         found.append(Change("case", str(case.number), str(textbook.number), wishes.by))
@@ -297,19 +298,19 @@ def _signals(similarity: Similarity, size: Size) -> tuple[Signal, ...]:
 def _alternatives(strategy: Strategy, size: Size, similar: bool, exclusive: bool) -> tuple[Alternative, ...]:
     small = size.verdict == "small"
     why_not: dict[Strategy, str] = {
-        "head-on-top": "it is tried as one of the taps, and taken if none of the others helps"
+        "head-on-top": "the last layer is one of the candidates, and used alone if no other layer helps"
         if not similar
-        else "there is enough data to train more than a classifier",
-        "head-on-evidence": "the top features are made for such data; held-out pictures can overrule that"
+        else "there are enough pictures to train more than a classifier",
+        "head-on-evidence": "the last layer is made for such pictures; held-out pictures can overrule that"
         if small
-        else "it is the model until the whole network is trained, and stays it if that is no better",
-        "fine-tune": f"{size.num_train:,} training pictures are few for all weights of a network"
+        else "it is the model until the whole network is trained, and stays the model if the network is not better",
+        "fine-tune": f"{size.num_train:,} training pictures are few for training a whole network"
         if small
-        else "it is raced by a network from random weights, because the data are different",
+        else "a network from random weights is tried beside it, because the pictures are different",
         "fine-tune-or-scratch": f"{size.num_train:,} training pictures are few for a network from random weights"
         if small
-        else "weights trained on similar data are the better start",
+        else "weights trained on similar pictures are a better start than random ones",
     }
     if not exclusive:
-        why_not |= dict.fromkeys(FINETUNING, "it is not offered yet for labels that do not exclude each other")
+        why_not |= dict.fromkeys(FINETUNING, "it is not offered yet for pictures with several labels")
     return tuple(Alternative(name, reason) for name, reason in why_not.items() if name != strategy)

@@ -1,7 +1,7 @@
-"""What a plan will cost: minutes, disk and memory before, and how right that was afterwards.
+"""The quote: minutes, disk and memory that a plan will cost, and how right that was afterwards.
 
-Rates are those of earlier runs on the same machine where there were any (`storage.measurements`, kind "rates");
-else rough ones of a machine with two cores, and the quote says so.
+Rates are those of earlier runs on the same machine if there were any (`storage.measurements`, kind "rates"); else
+estimates for a machine with two cores, and the quote says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.decision.plan import FINETUNING
 from pipeline.decision.schedule import plan_finetuning
 from pipeline.types import Tap
 
-# two cores of an AMD EPYC: README, "How good, how fast"
+# two cores of an AMD EPYC: docs/evidence.md
 ROUGH_EXTRACTED = 110.0  # pictures a second at 224 pixels
 ROUGH_TRAINED = 10.0  # likewise, through the whole network and back
 ROUGH_START = 20.0  # seconds: TensorFlow, compiling the network, saving and proving the model
@@ -32,7 +32,7 @@ JOINED_FLOATS_A_SECOND = 5e10  # of the products of float32 matrices that this t
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What this machine did in earlier runs; None where it has not done it yet."""
+    """What this machine did in earlier runs; None if it has not done it yet."""
 
     extracted: float | None = None  # pictures a second
     trained: float | None = None  # pictures a second
@@ -92,7 +92,7 @@ def describe_quote(quote: Quote, strategy: Strategy) -> str:
     more = f"{quote.finetuning.seconds / 60:.0f} minutes and {quote.finetuning_gigabytes:.2f} GB"
     training = f"fine-tuning {more} more" if strategy in FINETUNING else f"fine-tuning would take {more} more"
     rough = [item.what for item in (*quote.items[1:2], quote.finetuning) if not item.measured]
-    note = f" ({' and '.join(rough)} by rough figures: not measured here yet)" if rough else ""
+    note = f" ({' and '.join(rough)}: estimated, not yet measured on this machine)" if rough else ""
     return (
         f"{quote.minutes:.1f} minutes to the head ({parts}), {quote.gigabytes:.2f} GB of disk, "
         f"{quote.peak_gigabytes:.1f} GB of memory; {training}{note}"
@@ -100,7 +100,7 @@ def describe_quote(quote: Quote, strategy: Strategy) -> str:
 
 
 def score_quote(quote: Quote, seconds: Mapping[str, float], num_bytes: float, peak_bytes: float) -> dict[str, Any]:
-    """Hold what was predicted against what came, up to the head.
+    """Compare the estimate with the actual cost, up to the head.
 
     Parameters
     ----------

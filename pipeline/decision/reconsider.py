@@ -1,10 +1,10 @@
-"""What held-out pictures change about a plan: the textbook's rule is explicit, evidence refines inside it.
+"""How evidence from held-out pictures refines a plan.
 
-Three things only, because only these were seen to pay (`python -m tests.benchmarks.study`):
+It changes three things, because only these were seen to pay (`python -m tests.benchmarks.study`):
 
-- a head on the top tap gives way where other taps have earned a place beside it;
-- a network is not trained where the head leaves next to nothing to gain;
-- it is, on small data, where the head leaves much, if there are enough pictures for it to be possible at all.
+- a head on the top tap gives way if other taps have earned a place beside it;
+- a network is not trained if the head leaves next to nothing to gain;
+- it is trained on small data if the head leaves much to gain, and there are enough pictures to do it at all.
 
 A person's wish is never overruled.
 """
@@ -40,14 +40,20 @@ def reconsider(plan: Plan, head: Head) -> Plan:
         gain = _expected_gain(plan.size, head.loo_error)
         signal = Signal("gain expected of fine-tuning", gain, LEAST_GAIN, "too little below")
         plan = replace(plan, signals=(*plan.signals, signal))
-        facts = f"the head misclassifies {head.loo_error:.1%} of held-out pictures, of which training the whole network"
+        facts = f"the head gets {head.loo_error:.1%} of the held-out pictures wrong; training the whole network"
         if plan.strategy in FINETUNING and gain < LEAST_GAIN and not wished:
-            why = f"{facts} is expected to mend {gain:.1%} only, less than {LEAST_GAIN:.0%}"
+            why = f"{facts} is expected to mend only {gain:.1%} of all pictures, less than {LEAST_GAIN:.0%}"
             return _changed(plan, "head-on-evidence" if others else "head-on-top", why)
         if plan.strategy not in FINETUNING and gain >= LEAST_GAIN and not wished:
-            return _changed(plan, "fine-tune", f"{facts} can be expected to mend {gain:.1%}, small as the data are")
+            return _changed(
+                plan, "fine-tune", f"{facts} is expected to mend {gain:.1%} of all pictures, even with this little data"
+            )
     if plan.strategy == "head-on-top" and others and not wished:
-        return _changed(plan, "head-on-evidence", f"{_listed(others)} earned a place in it by leave-one-out error")
+        return _changed(
+            plan,
+            "head-on-evidence",
+            f"with {_listed(others)} beside the last layer, the head makes fewer mistakes on held-out pictures",
+        )
     return plan
 
 

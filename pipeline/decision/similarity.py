@@ -1,4 +1,4 @@
-"""How far a dataset's activations are from those the network was trained on; needs no source picture.
+"""Similarity: how far a dataset's activations are from those the network was trained on (D_BN).
 
 A BatchNorm layer remembers the mean and variance of its input over the training data (Ioffe & Szegedy 2015,
 arXiv:1502.03167). Where another dataset's moments lie elsewhere, the network sees something it was not made
@@ -18,7 +18,7 @@ from pipeline.decision.nouns import Drift, Similarity, SimilarityVerdict
 from pipeline.decision.thresholds import Thresholds, nearest_references
 from pipeline.types import Array, LayerStatistics
 
-SURE_FROM = 100  # pictures; between random samples of so many the distance varies by 0.001 to 0.003
+SURE_FROM = 100  # pictures; between random samples of this many the distance varies by 0.001 to 0.003
 LOPSIDED = 1.5  # of the early and the late third, the higher over the lower: then the shift has a place
 NUM_RESAMPLES = 100
 NORMAL_95 = 1.96  # standard deviations on either side
@@ -99,10 +99,10 @@ def judge_distance(distance: float, limits: tuple[float, float]) -> SimilarityVe
 
 
 def _interval(statistics: Sequence[LayerStatistics], moments: Array, distance: float) -> tuple[float, float] | None:
-    """Say within what the distance of all pictures of this kind lies, at 95 %; None of one picture.
+    """Return the 95 % interval of the distance of all pictures of this kind; None for one picture.
 
-    A divergence is never negative, so what is random in a sample adds to it, and adds once more when the sample is
-    sampled: by as much, which is taken off (Efron & Tibshirani 1993, chapter 10). With samples of 100 from four
+    A divergence is never negative, so the randomness of a sample adds to it, and adds once more when the sample is
+    resampled: by as much, which is taken off (Efron & Tibshirani 1993, chapter 10). With samples of 100 from four
     real datasets the interval held the truth in 93 to 100 % of 40 trials, the quantiles of the resampled distances
     in 13 to 90 %.
     """
@@ -133,20 +133,24 @@ def _thirds(layers: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     return np.array_split(layers, 3) if len(layers) >= 3 else [layers] * 3
 
 
-# ── in words ─────────────────────────────────────────────────────────────────────────────────────
-
-
 def describe_verdict(similarity: Similarity) -> str:
     """Say on which side of which threshold a distance is."""
     distance, (similar_below, different_above) = similarity.distance, similarity.limits
-    measured = f"D_BN {distance:.3f} over {similarity.num_images:,} pictures"
+    measured = f"The distance (D_BN) is {distance:.3f} on {similarity.num_images:,} pictures"
     if similarity.verdict == "similar":
-        return f"Similar: {measured} is below {similar_below}, by {similar_below - distance:.3f}."
+        return (
+            "Similar: the network sees your pictures much as it saw the photographs it was trained on. "
+            f"{measured}; below {similar_below} is similar."
+        )
     if similarity.verdict == "different":
-        return f"Different: {measured} is above {different_above}, by {distance - different_above:.3f}."
+        return (
+            "Different: the network sees your pictures otherwise than the photographs it was trained on. "
+            f"{measured}; above {different_above} is different."
+        )
     return (
-        f"Ambiguous: {measured} lies between {similar_below} and {different_above}. Treated as different, "
-        "because evidence can still choose the top tap from all taps."
+        f"Neither clearly similar nor clearly different: {measured[0].lower()}{measured[1:]}, between {similar_below} "
+        f"(similar) and {different_above} (different). headstart treats the pictures as different: the head may then "
+        "use all layers, the last one among them."
     )
 
 
@@ -167,25 +171,25 @@ def _doubts(similarity: Similarity) -> str:
     few = similarity.num_images < SURE_FROM
     if not crossed and not few:
         return ""
-    between = f"at 95 % the distance lies between {low:.3f} and {high:.3f}"
-    fewness = f"; fewer than {SURE_FROM} pictures make it less sure" if few else ""
+    between = f"with 95 % confidence the distance lies between {low:.3f} and {high:.3f}"
+    fewness = f" Fewer than {SURE_FROM} pictures were measured, which makes it less sure." if few else ""
     if crossed:
-        return f"The verdict is unsure: {between}, on both sides of {' and '.join(map(str, crossed))}{fewness}."
-    return f"The verdict holds over its interval: {between}{fewness}."
+        return f"This is not certain: {between}, on both sides of {' and '.join(map(str, crossed))}.{fewness}"
+    return f"This is certain enough: {between}, on one side of every threshold.{fewness}"
 
 
 def _depth(similarity: Similarity) -> str:
-    """Read the profile: what is far in early layers is how pictures look, in late ones what they show."""
+    """Read the profile: early layers see how pictures look, late ones what they show."""
     different_above = similarity.limits[1]
     early, late = similarity.early > different_above, similarity.late > different_above
     figures = f"early layers {similarity.early:.3f}, late layers {similarity.late:.3f}"
     if similarity.verdict == "similar" or not (early or late):
         return ""
     if early and late and max(similarity.early, similarity.late) < LOPSIDED * min(similarity.early, similarity.late):
-        return f"The shift is in the input and in what is shown alike ({figures})."
+        return f"Both image quality and content differ from those photographs ({figures})."
     if similarity.early > similarity.late:
-        return f"The shift is mostly in the input, as of blur, sensor or size ({figures})."
-    return f"The shift is mostly semantic: the pictures show other things ({figures})."
+        return f"Mostly image quality differs, such as blur, sensor or size ({figures})."
+    return f"Mostly content differs: the pictures show other things ({figures})."
 
 
 def _instrument(similarity: Similarity, backbone: str) -> str:

@@ -1,4 +1,4 @@
-"""What D_BN means with a backbone: where similar ends and different begins, and how far known datasets are.
+"""Thresholds of D_BN for each backbone: where similar ends and different begins, and how far known datasets are.
 
 The constants are in `thresholds.json`, made by `python -m tests.benchmarks.thresholds`, which states the rule.
 """
@@ -31,8 +31,8 @@ class Thresholds:
     references: tuple[Reference, ...]  # by distance
 
 
-def get_thresholds(name: str) -> Thresholds | None:
-    """Look up a backbone's thresholds by its name; None where nobody measured them.
+def thresholds_of(name: str) -> Thresholds | None:
+    """Look up a backbone's thresholds by its name; None if they were never measured.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def get_thresholds(name: str) -> Thresholds | None:
 
 def find_thresholds(spec: BackboneSpec) -> Thresholds | None:
     """Look up the thresholds of a backbone as it is: None with other weights than they were measured with."""
-    found = get_thresholds(spec.name)
+    found = thresholds_of(spec.name)
     return found if found and found.weights_sha256 == spec.weights_sha256 else None
 
 

@@ -5,7 +5,6 @@ Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from pipeline.engine.files import CLASSIFIER_FILE, PROBABILITIES
 from pipeline.engine.openvino_engine import Engine
 from pipeline.errors import ImageError
 from pipeline.images.ahead import batched, work_ahead
-from pipeline.images.decode import MAX_BYTES, decode, prepare
+from pipeline.images.decode import decode, prepare, read_picture
 from pipeline.types import Array, Pixels, Prediction, Recipe
 
 
@@ -47,7 +46,7 @@ def predict_files(
     top
         How many classes a row names, best first.
     thresholds
-        Of the labels, where they do not exclude each other: a row then also has those that reach theirs.
+        Of the labels, if a picture may have several: a row then also has the labels that reach theirs.
     """
     work = work_ahead(paths, lambda path: (path, _read(path, recipe)))
     batches = ((batch, _pixels([item for _, item in batch], recipe)) for batch in batched(work, engine.batch))
@@ -63,22 +62,15 @@ def predict_files(
 
 def _read(path: str, recipe: Recipe) -> Pixels | _Failure:
     try:
-        with open(path, "rb") as file:
-            num_bytes = os.fstat(file.fileno()).st_size
-            data = file.read() if num_bytes <= MAX_BYTES else None  # a film must not fill the memory
+        return prepare(decode(read_picture(path), recipe), recipe)
     except OSError as error:
         return _Failure(f"cannot be read: {error.strerror or error}", unread=True)
-    if data is None:
-        size, limit = num_bytes / 2**20, MAX_BYTES / 2**20
-        return _Failure(f"{size:,.0f} MiB file, more than the {limit:.0f} MiB limit", unread=False)
-    try:
-        return prepare(decode(data, recipe), recipe)
     except ImageError as error:
         return _Failure(str(error), unread=False)
 
 
 def _pixels(items: Sequence[Pixels | _Failure], recipe: Recipe) -> Pixels:
-    """Stack a batch; a row without a picture is black, and nobody looks at its output."""
+    """Stack a batch; a row without a picture is black, and its output is not used."""
     black = np.zeros((recipe.size, recipe.size, 3), np.float32)
     return np.stack([black if isinstance(item, _Failure) else item for item in items])
 

@@ -1,4 +1,4 @@
-"""Read and decode images in threads, ahead of whoever needs their pixels, with bounded memory."""
+"""Reading and decoding ahead in threads, with bounded memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pipeline.errors import ImageError
 from pipeline.fingerprint import digest
-from pipeline.images.decode import MAX_BYTES, decode, prepare, probe
+from pipeline.images.decode import check_size, decode, prepare, probe, read_picture
 from pipeline.images.views import augmented
 from pipeline.machine import usable_cores
 from pipeline.types import Digest, FileEntry, Image, Pixels, Recipe
@@ -69,12 +69,10 @@ def identify_files(root: str, entries: Iterable[FileEntry]) -> Iterator[Identifi
 
 
 def identify_file(root: str, entry: FileEntry) -> Identified:
-    """Read one file: its digest, or why it is no picture we would decode (judged by its header)."""
-    if entry.size_bytes > MAX_BYTES:
-        size, limit = entry.size_bytes / 2**20, MAX_BYTES / 2**20
-        return Identified(entry, reason=f"{size:,.0f} MiB file, more than the {limit:.0f} MiB limit", final=True)
+    """Read one file: its digest, or why it is no picture that can be decoded (judged by its header)."""
     try:
-        data = Path(root, entry.path).read_bytes()
+        check_size(entry.size_bytes)
+        data = read_picture(Path(root, entry.path))
         probe(data)
     except OSError as error:
         return Identified(entry, reason=f"cannot be read: {error.strerror or error}")
@@ -100,7 +98,7 @@ def work_ahead(
             while window:
                 yield window.popleft().result()
         finally:
-            for future in window:  # the reader left early: do not decode for nobody
+            for future in window:  # the reader left early
                 future.cancel()
 
 

@@ -7,9 +7,11 @@ Every mode Pillow can read ends as the same 8-bit RGB by a fixed rule; what cann
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
@@ -35,8 +37,29 @@ SCALED_MARGIN = 2  # a scaled picture's short side, in sides of the network's sq
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # what scanners and x-ray detectors store inside 16-bit files
 
 
+def read_picture(path: str | Path) -> bytes:
+    """Read a picture's file; a film must not fill the memory.
+
+    Raises
+    ------
+    ImageError
+        The file is too large for a picture; nothing of it is read then.
+    OSError
+        It cannot be read.
+    """
+    with open(path, "rb") as file:
+        check_size(os.fstat(file.fileno()).st_size)
+        return file.read()
+
+
+def check_size(num_bytes: int) -> None:
+    """Raise ImageError if a file of this many bytes is too large for a picture."""
+    if num_bytes > MAX_BYTES:
+        raise ImageError(f"{num_bytes / 2**20:,.0f} MiB file, more than the {MAX_BYTES / 2**20:.0f} MiB limit")
+
+
 def probe(data: bytes) -> None:
-    """Check from its header that some bytes are a picture we would decode; touch no pixel.
+    """Check from its header that some bytes are a picture that can be decoded; touch no pixel.
 
     Raises
     ------
@@ -56,8 +79,8 @@ def short_side(data: bytes) -> int:
         As `probe`.
     """
     with _translated(data):
-        return min(_open(data).size)
-    raise AssertionError("unreachable")
+        image = _open(data)
+    return min(image.size)
 
 
 def decode(data: bytes, recipe: Recipe) -> Pillow.Image:
@@ -105,8 +128,7 @@ def prepare(image: Pillow.Image, recipe: Recipe) -> Pixels:
 def _open(data: bytes) -> Pillow.Image:
     if not data:
         raise ImageError("empty file (0 bytes)")
-    if len(data) > MAX_BYTES:
-        raise ImageError(f"{len(data) / 2**20:.0f} MiB file, more than the {MAX_BYTES / 2**20:.0f} MiB limit")
+    check_size(len(data))
     image = Pillow.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     if width < 1 or height < 1:
@@ -126,7 +148,7 @@ def _translated(data: bytes) -> Iterator[None]:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"not a picture we can read ({_looks_like(data)})") from None
+        raise ImageError(f"not a picture that can be read ({_looks_like(data)})") from None
     except Pillow.DecompressionBombError as error:
         raise ImageError(f"too many pixels: {error}") from None
     except MemoryError:

@@ -11,7 +11,7 @@ from flows.onboarding import similarity
 from flows.onboarding.similarity import choose_yardstick, measure_similarity
 from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, get_backbone
 from pipeline.decision import thresholds
-from pipeline.decision.thresholds import get_thresholds
+from pipeline.decision.thresholds import thresholds_of
 from storage.workspace import Workspace
 
 SPEC = get_backbone(DEFAULT_BACKBONE)
@@ -23,7 +23,7 @@ SMALL = "mobilenet_v3_small"
 def test_a_backbone_with_thresholds_measures_itself_at_its_own_size(workspace, name, size):
     yardstick = choose_yardstick(Workspace.open(workspace), get_backbone(name, size))
     assert yardstick.spec == get_backbone(name)
-    assert yardstick.thresholds == get_thresholds(name)
+    assert yardstick.thresholds == thresholds_of(name)
     assert (yardstick.own, yardstick.why) == (None, "")
 
 
@@ -77,7 +77,7 @@ def test_other_thresholds_judge_anew_without_measuring_anew(again, monkeypatch):
     place = Workspace.open(again.workspace)
     manifest = read_manifest(place, "shapes")
     first = measure_similarity(place, manifest, SPEC)
-    stricter = replace(get_thresholds(DEFAULT_BACKBONE), similar_below=1e-4, different_above=2e-4)
+    stricter = replace(thresholds_of(DEFAULT_BACKBONE), similar_below=1e-4, different_above=2e-4)
     monkeypatch.setattr(thresholds, "_read", lambda: {DEFAULT_BACKBONE: stricter})
     monkeypatch.setattr(similarity, "load_engine", None)  # nothing may be computed
     second = measure_similarity(place, manifest, SPEC)

@@ -141,7 +141,7 @@ def test_a_file_that_is_no_picture_is_listed_and_does_not_stop_the_run(again):
     found = run(again)
     assert counts(found) == (24, 0, 24, 1)
     assert found["rejected"] == [
-        {"path": "class1/no picture.png", "reason": "not a picture we can read (an HTML page)"}
+        {"path": "class1/no picture.png", "reason": "not a picture that can be read (an HTML page)"}
     ]
     assert version_of(found) == ("shapes", 1)
 

@@ -145,7 +145,7 @@ def test_a_file_that_is_no_picture_has_a_row_with_the_reason_and_is_not_read_aga
     result = run(inbox)
     assert (result.num_new, result.num_failed, result.num_rows) == (9, 3, 9)
     found = table(inbox)
-    assert found["notes.txt"]["error"].startswith("not a picture we can read")
+    assert found["notes.txt"]["error"].startswith("not a picture that can be read")
     assert found["empty.png"]["error"] == "empty file (0 bytes)"
     assert found["film.png"]["error"] == "256 MiB file, more than the 256 MiB limit"
     assert found["empty.png"]["label"] == ""

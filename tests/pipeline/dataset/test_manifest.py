@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.manifest import build_manifest
+from pipeline.dataset.split import position_of, split_of
 from pipeline.errors import DataError
-from tests.factories import a_picture, a_rejected
+from tests.factories import a_digest, a_picture, a_rejected
 
 CATS = [a_picture(f"cats/{number}.png") for number in range(10)]
 FINGERPRINT = "33779770aa2db8c1"  # of cats and dogs, by every version so far
@@ -252,3 +253,25 @@ def test_every_label_is_trained_on_however_few_its_pictures():
 def test_labels_that_exclude_each_other_keep_the_fingerprint_they_had():
     assert build([*CATS, *DOGS]).fingerprint == FINGERPRINT
     assert build([*CATS, *DOGS], exclusive=False).fingerprint != FINGERPRINT
+
+
+def test_the_only_picture_of_a_label_is_never_the_one_to_test_on():
+    """All pictures are in train by chance: one goes to test, and no label may lose its last training picture."""
+    train = [content for content in range(400) if split_of(a_digest(content)) == "train"]
+    for rare in (0, 1, 2):  # wherever it stands in the order that decides
+        pictures = [
+            a_picture(f"{place}.png", content, labels=("common", "rare") if place == rare else ("common",))
+            for place, content in enumerate(sorted(train, key=lambda one: position_of(a_digest(one), "split"))[:3])
+        ]
+        manifest = build(pictures, exclusive=False)
+        assert manifest.classes == ("common", "rare")
+        assert [image.split for image in manifest.images].count("test") == 1
+        assert by_path(manifest)[f"{rare}.png"].split == "train"
+
+
+def test_what_is_left_out_for_its_two_labels_is_no_duplicate():
+    conflict = [a_picture("cats/odd.png", "odd"), a_picture("dogs/odd.png", "odd")]
+    copy = a_picture("cats/copy.png", "cats/0.png")
+    manifest = build([*CATS, *DOGS, copy, *conflict])
+    assert manifest.num_files - len(manifest.images) == 3  # the copy, and both files of the conflict
+    assert manifest.num_duplicates == 2  # bytes that were there already: the copy, and one of the conflict

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.manifest import build_manifest
-from pipeline.dataset.split import TEST_SHARE, position_of, sample_images, split_of
+from pipeline.dataset.split import TEST_SHARE, position_of, sample_images, split_of, split_validation
 from tests import factories
 
 DIGESTS = st.binary(min_size=32, max_size=32)
@@ -71,3 +71,23 @@ def test_growth_moves_nobody(num_before, num_added):
     before = build_manifest("pets", "/pictures", pictures[:num_before])
     after = {image.digest: image.split for image in build_manifest("pets", "/pictures", pictures).images}
     assert all(after[image.digest] == image.split for image in before.images)
+
+
+@pytest.mark.parametrize(("num_train", "share"), [(100, 0.2), (2_000, 0.2), (8_000, 0.125), (20_000, 0.1)])
+def test_a_fifth_of_few_and_a_tenth_of_many_training_pictures_validate(num_train, share):
+    images = [factories.an_image(number) for number in range(num_train)]
+    fit, val = split_validation(images, "test")
+    assert sorted(fit + val, key=images.index) == images if num_train < 1_000 else len(fit) + len(val) == num_train
+    assert abs(len(val) / num_train - share) < (0.09 if num_train == 100 else 0.02)
+
+
+def test_the_folders_own_val_split_validates_unless_it_is_tested_on():
+    train = [factories.an_image(number) for number in range(50)]
+    own = [factories.an_image(100 + number, split="val") for number in range(10)]
+    tested = [factories.an_image(200 + number, split="test") for number in range(10)]
+
+    assert split_validation([*train, *own, *tested], "test") == (train, own)
+
+    fit, val = split_validation([*train, *own], "val")  # no other test pictures: these may not choose the epoch too
+    assert val
+    assert not set(own) & {*fit, *val}

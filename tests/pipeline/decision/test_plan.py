@@ -73,27 +73,38 @@ def test_two_axes_make_four_cases(similarity, size, case, strategy, taps):
 def test_every_reason_is_a_sentence_and_the_first_two_are_measured():
     plan = a_plan("similar", "small", num_train=1_000)
     assert all(reason.endswith(".") for reason in plan.reasons)
-    assert plan.reasons[0] == "Similar: D_BN 0.029 over 160 pictures is below 0.05, by 0.021."
+    assert plan.reasons[0] == (
+        "Similar: the network sees your pictures much as it saw the photographs it was trained on. "
+        "The distance (D_BN) is 0.029 on 160 pictures; below 0.05 is similar."
+    )
     assert plan.reasons[1] == ("Small: 1,000 training pictures, 4,000 short of the 5,000 needed for similar data.")
 
 
 def test_different_data_name_their_margin():
-    assert a_plan("different").reasons[0] == "Different: D_BN 0.286 over 160 pictures is above 0.09, by 0.196."
+    assert a_plan("different").reasons[0] == (
+        "Different: the network sees your pictures otherwise than the photographs it was trained on. "
+        "The distance (D_BN) is 0.286 on 160 pictures; above 0.09 is different."
+    )
 
 
 def test_ambiguous_data_say_that_they_are_treated_as_different():
-    assert "lies between 0.05 and 0.09. Treated as different" in a_plan("ambiguous").reasons[0]
+    assert (
+        "between 0.05 (similar) and 0.09 (different). headstart treats the pictures as different"
+        in a_plan("ambiguous").reasons[0]
+    )
 
 
 def test_the_reason_for_small_names_what_is_missing():
-    assert "below 800 is always small" in a_plan(num_train=799).reasons[1]
-    assert "the smallest of 10 classes has 9" in a_plan(num_train=6_000, smallest=9).reasons[1]
+    assert "fewer than 800 is always small" in a_plan(num_train=799).reasons[1]
+    assert "the smallest of the 10 classes has only 9" in a_plan(num_train=6_000, smallest=9).reasons[1]
 
 
 def test_a_large_dataset_is_told_that_its_head_comes_first():
     plan = a_plan("different", "large", num_train=2_500)
     assert "500 over the 2,000 needed for different data" in plan.reasons[1]
-    assert plan.reasons[-1].startswith("The strategy of case 4 is fine-tune-or-scratch; a head on up to 3 taps")
+    assert plan.reasons[-1].startswith(
+        "The strategy is fine-tune-or-scratch. Until that has run, a head on up to 3 layers"
+    )
 
 
 def test_the_textbook_speaks_in_every_case():
@@ -143,7 +154,7 @@ def test_a_wish_that_the_rule_grants_anyway_is_kept_for_a_strategy_alone():
     assert a_plan("similar", "small", wishes=Wishes(case=1, by="ada")) == a_plan("similar", "small")
     plan = a_plan("similar", "small", wishes=Wishes(strategy="head-on-top", by="ada"))
     assert plan.taps == ("top",)  # no other one is even looked at
-    assert "ada chose strategy head-on-top as the rule does." in plan.reasons
+    assert "ada chose strategy head-on-top, as the rule does." in plan.reasons
 
 
 def test_an_unknown_case_is_refused():
@@ -161,7 +172,7 @@ def test_labels_that_do_not_exclude_each_other_get_a_head_whatever_the_case(simi
     plan = plan_case(*measured, "a_backbone", TAPS, exclusive=False)
     assert plan.strategy == strategy
     assert plan.case == plan_case(*measured, "a_backbone", TAPS).case
-    assert "fine-tuning is not offered for them yet" in plan.reasons[-1]
+    assert "fine-tuning is not offered for that yet" in plan.reasons[-1]
     assert "not offered" in next(item.why_not for item in plan.alternatives if item.strategy == "fine-tune")
 
 
@@ -186,7 +197,9 @@ def test_uneven_classes_are_fewer_and_the_plan_says_so():
         np.exp(0.85 * -np.log(0.85) - 0.1 * np.log(0.1) - 0.05 * np.log(0.05))
     )
     plan = plan_case(a_similarity("different"), size, "a_backbone", TAPS)
-    assert plan.reasons[2].startswith("Uneven: its 3 classes are as varied as 1.7 even ones")
+    assert plan.reasons[2].startswith(
+        "Imbalanced: the 3 classes carry as much information as 1.7 classes of equal size"
+    )
 
 
 def test_a_class_without_pictures_adds_no_variety():

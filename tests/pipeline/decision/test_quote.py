@@ -37,7 +37,9 @@ def test_rough_figures_are_named_and_follow_the_size():
     assert seconds_of(quote, "extract") == 1100 / ROUGH_EXTRACTED
     assert seconds_of(small, "extract") == pytest.approx(1100 / ROUGH_EXTRACTED / 4)
     assert seconds_of(small, "fine-tuning") == pytest.approx(12 * 1000 / ROUGH_TRAINED / 4)
-    assert "extract and fine-tuning by rough figures" in describe_quote(quote, "head-on-top")
+    assert "extract and fine-tuning: estimated, not yet measured on this machine" in describe_quote(
+        quote, "head-on-top"
+    )
 
 
 def test_nothing_missing_costs_no_disk_and_no_extraction():

@@ -32,8 +32,8 @@ def test_similar_data_whose_other_taps_help_get_a_head_on_evidence():
     plan = reconsider(a_plan(), a_head("stage5_grid", "top"))
     assert (plan.case, plan.strategy, plan.textbook) == (1, "head-on-evidence", "head-on-top")
     assert plan.reasons[-1] == (
-        "Evidence chose strategy head-on-evidence instead of head-on-top: stage5_grid earned a place in it by "
-        "leave-one-out error."
+        "Held-out pictures changed the strategy from head-on-top to head-on-evidence: with stage5_grid beside the last "
+        "layer, the head makes fewer mistakes on held-out pictures."
     )
     assert {item.strategy for item in plan.alternatives} == {"head-on-top", "fine-tune", "fine-tune-or-scratch"}
 
@@ -43,7 +43,7 @@ def test_a_network_is_not_trained_for_less_than_a_point(similarity):
     enough = LEAST_GAIN / REMOVED_OF_LARGE
     plan = reconsider(a_plan(similarity, "large"), a_head("top", loo_error=0.9 * enough))
     assert plan.strategy == "head-on-top"
-    assert "is expected to mend 0.9% only" in plan.reasons[-1]
+    assert "is expected to mend only 0.9% of all pictures, less than 1%" in plan.reasons[-1]
     assert plan.changes[-1].by == "evidence"
     still = a_plan(similarity, "large")
     assert reconsider(still, a_head("top", loo_error=1.1 * enough)).strategy == still.strategy

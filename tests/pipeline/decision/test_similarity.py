@@ -125,6 +125,25 @@ def test_the_interval_holds_the_distance_of_all_pictures():
     assert sum(low <= truth <= high for low, high in intervals) >= 34
 
 
+def test_the_middle_of_the_interval_is_not_shifted_by_the_sample_size():
+    """A divergence of few pictures is too large by its sampling error, which is taken off."""
+    layer = a_layer(channels=200)
+    everything = pictures(50_000, 0.4, seed=99)
+    truth = float(measure_layers([layer], everything.mean(axis=0, dtype=np.float64)).mean())
+    intervals = [similarity_of([layer], pictures(25, 0.4, seed), LIMITS).interval for seed in range(40)]
+    middles = [(low + high) / 2 for low, high in intervals]
+    half_width = np.mean([(high - low) / 2 for low, high in intervals])
+    assert abs(np.mean(middles) - truth) < 0.25 * half_width
+
+
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_the_interval_of_a_distance_has_no_negative_end(num):
+    layer = a_layer(channels=200)
+    for seed in range(20):
+        low, high = similarity_of([layer], pictures(num, 0.0, seed), LIMITS).interval
+        assert 0 <= low <= high
+
+
 def test_more_pictures_narrow_the_interval():
     layer = a_layer(channels=200)
     widths = [np.ptp(similarity_of([layer], pictures(num, 0.4), LIMITS).interval) for num in (25, 400)]
@@ -148,21 +167,27 @@ def test_a_sure_verdict_on_similar_data_needs_no_more_words():
 
 def test_an_interval_across_a_threshold_is_told():
     (reason,) = details(interval=(0.04, 0.06))
-    assert reason == "The verdict is unsure: at 95 % the distance lies between 0.040 and 0.060, on both sides of 0.05."
+    assert reason == (
+        "This is not certain: with 95 % confidence the distance lies between 0.040 and 0.060, on both sides of 0.05."
+    )
 
 
 def test_few_pictures_are_told():
     (reason,) = details(interval=(0.02, 0.04), num_images=SURE_FROM - 1)
-    assert reason.endswith("fewer than 100 pictures make it less sure.")
+    assert reason.endswith("Fewer than 100 pictures were measured, which makes it less sure.")
     assert details(interval=(0.02, 0.04), num_images=SURE_FROM) == ()
 
 
 @pytest.mark.parametrize(
     ("early", "late", "words"),
     [
-        (0.3, 0.1, "mostly in the input, as of blur, sensor or size (early layers 0.300, late layers 0.100)"),
-        (0.08, 0.2, "mostly semantic: the pictures show other things"),
-        (0.2, 0.25, "in the input and in what is shown alike"),
+        (
+            0.3,
+            0.1,
+            "Mostly image quality differs, such as blur, sensor or size (early layers 0.300, late layers 0.100)",
+        ),
+        (0.08, 0.2, "Mostly content differs: the pictures show other things"),
+        (0.2, 0.25, "Both image quality and content differ"),
     ],
 )
 def test_the_depth_of_a_shift_is_read_out(early, late, words):
@@ -184,4 +209,6 @@ def test_whoever_measured_in_another_networks_place_is_named():
 
 def test_a_verdict_is_told_with_the_limits_of_its_own_backbone():
     similarity = a_similarity(distance=0.2, verdict="different", limits=(0.1, 0.15))
-    assert describe_verdict(similarity) == "Different: D_BN 0.200 over 128 pictures is above 0.15, by 0.050."
+    assert describe_verdict(similarity).endswith(
+        "The distance (D_BN) is 0.200 on 128 pictures; above 0.15 is different."
+    )

@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -30,6 +31,28 @@ def test_a_reader_that_leaves_early_leaves_no_work_behind():
     work.close()
     assert len(started) <= DECODE_AHEAD
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_what_was_not_begun_when_the_reader_leaves_is_never_begun(monkeypatch):
+    began, may_end, asked = [], threading.Event(), []
+    cancel = Future.cancel
+
+    def note(future):
+        cancel(future)
+        asked.append(future)
+        if len(asked) == 19:  # all that was handed out and not taken
+            may_end.set()
+
+    def slow(item):
+        began.append(item)
+        if item:
+            may_end.wait(2)
+
+    monkeypatch.setattr(Future, "cancel", note)
+    work = work_ahead(range(100), slow, num_threads=2, num_ahead=20)
+    next(work)
+    work.close()
+    assert len(began) <= 3
 
 
 def test_an_error_of_ours_is_not_swallowed():

@@ -9,7 +9,7 @@ from PIL import Image as Pillow
 from PIL import ImageCms, ImageOps
 
 from pipeline.errors import ImageError
-from pipeline.images.decode import MAX_BYTES, SCALED, decode, prepare, probe
+from pipeline.images.decode import MAX_BYTES, SCALED, _to_rgb, decode, prepare, probe
 from tests.factories import a_photo, a_recipe, encoded
 
 PHOTO = a_photo(1)
@@ -85,6 +85,11 @@ def test_transparency_is_laid_over_white(mode):
     assert_alike(decoded(encoded(image)), over_white(opaque, alpha), 1)
 
 
+def test_premultiplied_alpha_is_laid_over_white_too():
+    half = Pillow.new("RGBA", (8, 8), (200, 0, 0, 128)).convert("RGBa")  # as some TIFFs have it
+    assert _to_rgb(half).getpixel((4, 4)) == pytest.approx((227, 127, 127), abs=2)
+
+
 def test_what_is_hidden_under_full_transparency_does_not_show():
     image = PHOTO.convert("RGBA")
     image.putalpha(0)
@@ -138,6 +143,14 @@ def test_deep_grey_is_scaled_by_the_depth_it_uses(depth):
     bright *= 255 / bright.max()
     wanted = Pillow.fromarray(np.rint(bright).astype(np.uint8)).convert("RGB")
     assert_alike(decoded(deep(np.rint(bright * top / 255), np.uint16)), wanted, 1)
+
+
+@pytest.mark.parametrize(
+    ("highest", "depth"), [(255, 8), (256, 10), (1023, 10), (1024, 12), (4095, 12), (4096, 14), (16384, 16)]
+)
+def test_a_depth_begins_exactly_at_its_power_of_two(highest, depth):
+    found = decoded(deep(np.array([[0, highest]]), np.uint16)).getpixel((1, 0))
+    assert found == (round(highest * 255 / (2**depth - 1)),) * 3
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
@@ -384,6 +397,12 @@ def test_the_crop_is_the_central_square_and_nothing_beside_it():
     wanted = prepare(centre, a_recipe())
     assert np.array_equal(prepare(wide, a_recipe()), wanted)
     assert np.array_equal(prepare(tall, a_recipe()), wanted)
+
+
+def test_hard_edges_do_not_leave_the_range_of_pixels():
+    board = np.kron(np.indices((20, 20)).sum(axis=0) % 2 * 255, np.ones((7, 7))).astype(np.uint8)
+    pixels = prepare(Pillow.fromarray(board).convert("RGB"), a_recipe(size=96))
+    assert (pixels.min(), pixels.max()) == (0, 255)
 
 
 def test_one_colour_stays_one_colour():

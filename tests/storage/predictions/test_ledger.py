@@ -78,7 +78,7 @@ def test_rows_come_back_as_they_went_in(workspace, output):
         a_row(0),
         a_row(1, labels=(("cat", 0.75), ("dog", 0.5))),
         a_row(2, labels=()),
-        a_row(3, top=(), error="not a picture we can read (text)"),
+        a_row(3, top=(), error="not a picture that can be read (text)"),
         a_row(4)._replace(file=SeenFile("odd \udcff\n|.png", 1, 2)),
     ]
     fill(workspace, output, rows)

@@ -20,7 +20,7 @@ ROWS = [
     Row(SeenFile("b/2.jpg", 1, 1), "pets@2", WHEN, (("dog", 0.75), ("cat", 0.25)), (("dog", 0.75),)),
     Row(SeenFile("a.jpg", 1, 1), "pets@1", WHEN, (("cat", 1 / 3), ("dog", 0.3), ("eel", 0.2))),
     Row(SeenFile("none.png", 1, 1), "pets@2", WHEN, (("dog", 0.25),), ()),
-    Row(SeenFile('odd, "name"\n\udcff.txt', 1, 1), "pets@2", WHEN, error="not a picture we can read (text)"),
+    Row(SeenFile('odd, "name"\n\udcff.txt', 1, 1), "pets@2", WHEN, error="not a picture that can be read (text)"),
 ]
 SEVERAL = Row(SeenFile("z.png", 1, 1), "pets@2", WHEN, (("dog", 0.9),), (("dog", 0.9), ("cat", 0.7)))
 
@@ -38,7 +38,7 @@ def test_csv_has_a_row_per_file_by_path(tmp_path):
             ["a.jpg", "cat", "0.333333", "dog", "0.300000", "", "", "", "pets@1", WHEN],
             ["b/2.jpg", "dog", "0.750000", "cat", "0.250000", "dog", "0.750000", "", "pets@2", WHEN],
             ["none.png", "dog", "0.250000", "", "", "", "", "", "pets@2", WHEN],
-            ['odd, "name"\n\\udcff.txt', *[""] * 6, "not a picture we can read (text)", "pets@2", WHEN],
+            ['odd, "name"\n\\udcff.txt', *[""] * 6, "not a picture that can be read (text)", "pets@2", WHEN],
             ["z.png", "dog", "0.900000", "", "", "dog|cat", "0.900000|0.700000", "", "pets@2", WHEN],
         ]
 
