@@ -12,8 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
+from flows.finetuning.results import FinetuneResult, SavedModel
 from pipeline.dataset.manifest import Picture
+from pipeline.decision.finetuned import EpochRow, JobAsked, MirrorTest, ScratchReport, StartedFrom
 from pipeline.decision.nouns import Plan, Similarity, Size
+from pipeline.decision.schedule import plan_finetuning, plan_scratch
+from pipeline.finetuning.gate import compare
+from pipeline.finetuning.race import judge_race
 from pipeline.types import FeatureBlock, FileEntry, Head, HeadTap, Image, Manifest, Recipe, Rejected, Space, Tap
 from storage.disk.atomic import sealed
 from storage.workspace import Workspace
@@ -83,6 +88,46 @@ def a_size(**changed):
 def a_plan(**changed):
     known = Plan("a_backbone", 1, "head-on-top", ("top",), a_similarity(), a_size(), ("few and familiar pictures",))
     return replace(known, **changed)
+
+
+def a_gate(passed=False):
+    head, model = np.eye(2)[[0, 0, 0, 0]], np.eye(2)[[0, 0, 1, 1] if passed else [0, 0, 0, 0]]
+    return compare([0, 0, 1, 1], head, model)
+
+
+def a_curve(num_epochs=1):
+    return tuple(EpochRow(n, 8 * n, 0.5 + 0.1 * n, 1.0, 2.0 * n, 0.5 if n else None) for n in range(num_epochs + 1))
+
+
+def a_scratch_report():
+    race = judge_race(0.5, 0.4, num_images=100, epochs=1, cost=0.3)
+    return ScratchReport("course", 32, 1000, 30, 100, plan_scratch(1000), a_curve(), race)
+
+
+def a_job_asked(dataset="shapes", **changed):
+    asked = JobAsked(dataset=dataset, fingerprint="ab", case=3, head_version=1, epochs=4, num_train=100)
+    return replace(asked, **changed)
+
+
+def a_finetune_result(passed=False, num_epochs=1, **changed):
+    """How a job ended, for the dataset and model "shapes"."""
+    result = FinetuneResult(
+        job="a" * 16,
+        dataset="shapes",
+        case=3,
+        started_from=StartedFrom(1, ("top",)),
+        num_fit=100,
+        num_validation=4,
+        schedule=plan_finetuning(100, num_epochs),
+        gate=a_gate(passed),
+        arm="fine-tune",
+        curve=a_curve(num_epochs),
+        mirror=MirrorTest(0.5, 0.5, 0.02, True),
+        precision="float32",
+        calibration=1.2,
+        model=SavedModel("shapes", 2, "/models/shapes/2") if passed else None,
+    )
+    return replace(result, **changed)
 
 
 def a_block(num_rows=2, first=0, **changed):

@@ -72,15 +72,15 @@ def finetune(
     if check_wait(submit, wait):
         tell_submitted(lambda asked: submission.submit_finetune(asked, retry), request, wait, json)
         return
-    document = finetuning.finetune(
+    result = finetuning.finetune(
         request,
         render.progress(),
         log=lambda line: print(line, file=sys.stderr, flush=True),
-        on_epoch=lambda row: print(describe_epoch(row), file=sys.stderr, flush=True),
+        on_epoch=lambda status: print(describe_epoch(status), file=sys.stderr, flush=True),
     )
-    render.json_object(document) if json else render_jobs.finetuned(document)
-    if must_pass and not document["gate"]["passed"]:
-        raise GateError(f"{document['gate']['reason']} The head stays the model.")
+    render.json_object(result) if json else render_jobs.finetuned(result)
+    if must_pass and not result.gate.passed:
+        raise GateError(f"{result.gate.reason} The head stays the model.")
 
 
 def audit(
@@ -101,13 +101,13 @@ def audit(
     from flows.finetuning import audit as auditing
     from flows.finetuning.epochs import describe_epoch
 
-    document = auditing.audit(
+    result = auditing.audit(
         AuditRequest(name, str(workspace_root(workspace)), epochs),
         render.progress(),
         log=lambda line: print(line, file=sys.stderr, flush=True),
-        on_epoch=lambda row: print(describe_epoch(row), file=sys.stderr, flush=True),
+        on_epoch=lambda status: print(describe_epoch(status), file=sys.stderr, flush=True),
     )
-    render.json_object(document) if json else render_jobs.audited(document)
+    render.json_object(result) if json else render_jobs.audited(result)
 
 
 def audits(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
@@ -115,8 +115,8 @@ def audits(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     from flows.cli import render, render_jobs
     from flows.finetuning import audit as auditing
 
-    document = auditing.list_audits(str(workspace_root(workspace)))
-    render.json_object(document) if json else render_jobs.audits(document)
+    found = auditing.list_audits(str(workspace_root(workspace)))
+    render.json_object(found) if json else render_jobs.audits(found)
 
 
 @jobs_app.callback()
@@ -127,8 +127,8 @@ def jobs(context: typer.Context, workspace: WorkspaceOption = None, json: JsonOp
     from flows.cli import render, render_jobs
     from flows.service import control
 
-    document = control.describe_jobs(str(workspace_root(workspace)))
-    render.json_object(document) if json else render_jobs.jobs(document)
+    found = control.describe_jobs(str(workspace_root(workspace)))
+    render.json_object(found) if json else render_jobs.jobs(found)
 
 
 @jobs_app.command()
@@ -141,8 +141,8 @@ def cancel(
     from flows.cli import render, render_jobs
     from flows.service import control
 
-    document = control.cancel_job(str(workspace_root(workspace)), job)
-    render.json_object(document) if json else render_jobs.cancelled(document)
+    found = control.cancel_job(str(workspace_root(workspace)), job)
+    render.json_object(found) if json else render_jobs.cancelled(found)
 
 
 def tell_submitted(hand_over: Callable[[Any], dict[str, Any]], request: Any, wait: bool, json: bool) -> None:

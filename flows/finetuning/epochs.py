@@ -1,41 +1,41 @@
-"""The curve of a training, a row an epoch, as people read it."""
+"""The curve of a training as people read it, one row per epoch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-Row = Mapping[str, Any]
+from flows.finetuning.results import FinetuneResult
+from pipeline.decision.finetuned import JobStatus
+from pipeline.jsonable import to_json
 
-
-def describe_epoch(row: Row) -> str:
-    """Say in a line what an epoch came to; epoch 0 is the network before any training."""
-    parts = [f"{row['arm']}: epoch {row['epoch']} of {row['num_epochs']}"]
-    if (loss := row.get("train_loss")) is not None:
-        parts.append(f"training loss {loss:.3f}")
-    parts.append(f"validation accuracy {row['val_accuracy']:.3f}")
-    if (seconds := row.get("seconds")) is not None:
-        parts.append(f"{seconds:.0f} s")
-    return ", ".join(parts)
+Row = Mapping[str, object]
 
 
-def rows_of(document: Mapping[str, Any]) -> list[Row]:
-    """List the epochs of a finished job, those of the network from random weights too if one was raced."""
-    scratch = document.get("scratch")
-    if not scratch:
-        return list(document["curve"])
-    arms = {"fine-tune": document["curve"], "scratch": scratch["curve"]}
-    return [{"arm": arm, **row} for arm, curve in arms.items() for row in curve]
+def describe_epoch(status: JobStatus) -> str:
+    """Describe an epoch in one line; epoch 0 is the network before training."""
+    loss = "" if status.train_loss is None else f", training loss {status.train_loss:.3f}"
+    return (
+        f"{status.arm}: epoch {status.epoch} of {status.num_epochs}{loss}, "
+        f"validation accuracy {status.val_accuracy:.3f}, {status.seconds:.0f} s"
+    )
 
 
-def table_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Prepare rows for JSON: equal columns, numbers of four digits, and None for what is no number."""
+def rows_of(result: FinetuneResult) -> list[Row]:
+    """Return the epochs of a finished job as the rows of a table, with those of the other arm if there was a race."""
+    if not result.scratch:
+        return [to_json(row) for row in result.curve]
+    arms = {"fine-tune": result.curve, "scratch": result.scratch.curve}
+    return [{"arm": arm, **to_json(row)} for arm, curve in arms.items() for row in curve]
+
+
+def table_of(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Prepare rows for JSON: the same columns in each, four digits, and None for what is not a number."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return [{column: _cell(row.get(column)) for column in columns} for row in rows]
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
     return value

@@ -1,65 +1,130 @@
-"""What fine-tuning and audits start from: the newest head, its data, and the pictures to train and validate on."""
+"""The start of fine-tuning jobs and audits: the newest head, its data, and a job's folder to work in."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
+from flows import stopwatch
+from flows.documents import to_document
 from flows.features.backbone import find_recorded_backbone
 from flows.features.extraction import Extracted, extract
-from flows.features.fitting import held_out
+from flows.features.fitting import held_out, read_taps
+from flows.features.forward import reader
+from flows.stopwatch import stage
 from flows.versions.promote import list_heads
 from pipeline.dataset.split import split_validation
-from pipeline.decision.nouns import Plan
-from pipeline.decision.schedule import Schedule, plan_finetuning
+from pipeline.decision.finetuned import JobAsked, JobStatus
+from pipeline.decision.schedule import Schedule
 from pipeline.errors import DataError, NotFoundError, UsageError
+from pipeline.finetuning.inputs import FinetuneInputs
+from pipeline.fingerprint import fingerprint
+from pipeline.images.views import ORIGINAL
+from pipeline.jsonable import from_json, to_json
 from pipeline.report.record import parse_plan
-from pipeline.types import BackboneSpec, Image, Manifest, ModelRef, Progress, Split
+from pipeline.types import Manifest, ModelRef, Progress
 from storage.datasets.manifests import DatasetRef, read_manifest
+from storage.jobs.folder import Job, find_outcome, running
 from storage.models.versions import list_models
 from storage.workspace import Workspace
 
-Log = Callable[[str], None]
-OnEpoch = Callable[[dict[str, Any]], None]
+if TYPE_CHECKING:
+    from pipeline.finetuning.arms import ArmContext
+
+ID_LENGTH = 16
+VERSIONS = {"finetune": 2, "audit": 1}  # raised when a change of the code gives another result for the same request
+STARTS_FROM = {"finetune": "head", "audit": "audit"}  # what an identity calls the request of the head
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class JobPlan:
+class Listeners:
+    """Who hears about a job while it runs."""
+
+    progress: Progress | None
+    log: Callable[[str], None]
+    on_epoch: Callable[[JobStatus], None]
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan(Generic[Result]):
     """A job before it runs."""
 
-    id: str
-    asked: dict[str, Any]  # for people, and for `gc`
-    outcome: dict[str, Any] | None  # how it ended, if it has
-    head: ModelRef  # that it starts from and has to beat
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What every part of a job stands on."""
-
     workspace: Workspace
-    manifest: Manifest
-    spec: BackboneSpec
-    plan: Plan
-    extracted: Extracted
-    fit_on: list[Image]
-    validate_on: list[Image]
-    test_on: list[Image]
-    test_split: Split
+    id: str  # digest of everything that determines the result
+    asked: JobAsked
+    schedule: Schedule
+    head: ModelRef  # that the job starts from, and that the network has to beat
+    manifest: Manifest  # of the head's data
+    outcome: Result | None  # how the job ended, if it has
 
 
-def newest_head(workspace: Workspace, name: str) -> ModelRef:
-    """Find the newest version of a model that is a head on frozen features.
+def plan_job(
+    workspace_root: str,
+    name: str,
+    what: Literal["finetune", "audit"],
+    choose: Callable[[int], Schedule],
+    result: type[Result],
+) -> JobPlan[Result]:
+    """Name the job that a request means, and find how it ended if it has.
+
+    Parameters
+    ----------
+    choose
+        From the number of training pictures to the schedule.
 
     Raises
     ------
     NotFoundError
-        When there is none.
+        There is no head to start from.
     UsageError
-        When its labels do not exclude each other.
+        Its labels do not exclude each other.
     """
+    workspace = Workspace.open(workspace_root)
+    head = _newest_head(workspace, name)
+    manifest = read_manifest(workspace, name, head.record["data"]["fingerprint"])
+    schedule = choose(len(manifest.of_split("train")))
+    identity = {STARTS_FROM[what]: head.record["request"], "schedule": asdict(schedule), "version": VERSIONS[what]}
+    job_id = fingerprint(identity)[:ID_LENGTH]
+    asked = JobAsked(
+        what=what,
+        dataset=name,
+        fingerprint=manifest.fingerprint,
+        case=head.record["case"],
+        head_version=head.version,
+        epochs=schedule.epochs,
+        num_train=head.record["size"]["num_train"],
+    )
+    outcome = find_outcome(workspace, job_id)
+    ended = None if outcome is None else from_json(result, outcome)
+    return JobPlan(workspace, job_id, asked, schedule, head, manifest, ended)
+
+
+def run_job(plan: JobPlan[Result], work: Callable[[Job], Result], result: type[Result]) -> Result:
+    """Run a job, continue it, or find how it ended.
+
+    Raises
+    ------
+    CancelledError
+        The job was asked to stop. Start it again to continue.
+    ConflictError
+        Another process is running it.
+    """
+    if plan.outcome is not None:
+        return plan.outcome
+    with stopwatch.running(), running(plan.workspace, plan.id, to_json(plan.asked)) as job:
+        if (outcome := job.find_outcome()) is not None:  # another process has ended it in the meantime
+            return from_json(result, outcome)
+        ended = work(job)
+        job.write_outcome(to_document(ended))
+    return ended
+
+
+def _newest_head(workspace: Workspace, name: str) -> ModelRef:
+    """Return the newest version of a model that is a head on frozen features; raises as `plan_job` does."""
     heads = list_heads(workspace, name)
     if not heads:
         known = ", ".join(sorted({ref.name for ref in list_models(workspace)})) or "none yet"
@@ -68,26 +133,26 @@ def newest_head(workspace: Workspace, name: str) -> ModelRef:
         )
     if not heads[-1].record["data"].get("exclusive", True):
         raise UsageError(
-            f"The labels of '{name}' do not exclude each other, and fine-tuning is not offered for such labels yet. "
-            "Its head stays the model."
+            f"The labels of '{name}' do not exclude each other. Fine-tuning does not support such labels yet. "
+            "The head stays the model."
         )
     return heads[-1]
 
 
-def plan_schedule(manifest: Manifest, epochs: int | None) -> Schedule:
-    """Choose how a dataset's network is fine-tuned."""
-    return plan_finetuning(len(manifest.of_split("train")), epochs)
+def prepare(plan: JobPlan[Result], progress: Progress | None) -> tuple[FinetuneInputs, Extracted]:
+    """Find what a head was made from; features that are gone are computed again.
 
-
-def prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress | None) -> Ground:
-    """Find what a head was made from; features that are gone by now are computed again."""
-    record = head.record
-    manifest = read_manifest(workspace, name, record["data"]["fingerprint"])
+    Raises
+    ------
+    DataError
+        The pictures are gone, or are too few.
+    """
+    workspace, manifest, name = plan.workspace, plan.manifest, plan.asked.dataset
     if not os.path.isdir(manifest.root):
         raise DataError(
             f"{manifest.root} is gone, but its pictures are needed. Bring it back, or onboard its new place."
         )
-    spec = find_recorded_backbone(workspace, record)
+    spec = find_recorded_backbone(workspace, plan.head.record)
     dataset = DatasetRef(name, manifest.root, manifest.fingerprint)
     extracted = extract(str(workspace.root), dataset, spec, 0, progress)
     left_out = {item.path for item in extracted.rejected}
@@ -99,5 +164,36 @@ def prepare(workspace: Workspace, name: str, head: ModelRef, progress: Progress 
             f"{len(fit_on)} pictures to train on and {len(validate_on)} to validate on are too few for fine-tuning. "
             "Add pictures; the head stays the model."
         )
-    plan = parse_plan(record)
-    return Ground(workspace, manifest, spec, plan, extracted, fit_on, validate_on, test_on, test_split)
+    inputs = FinetuneInputs(
+        manifest=manifest,
+        spec=spec,
+        plan=parse_plan(plan.head.record),
+        fit_on=fit_on,
+        validate_on=validate_on,
+        test_on=test_on,
+        test_split=test_split,
+        read=reader(manifest),
+        read_taps=lambda images, taps: read_taps(workspace, spec, (ORIGINAL,), images, taps),
+    )
+    return inputs, extracted
+
+
+def open_arms(inputs: FinetuneInputs, job: Job, listeners: Listeners, checkpoint_seconds: float) -> ArmContext:
+    """Let training use a job's folder. Loads TensorFlow."""
+    with stage("imports"):
+        from pipeline.finetuning.arms import ArmContext
+
+    def on_epoch(status: JobStatus) -> None:
+        job.write_status(to_json(status))
+        listeners.on_epoch(status)
+
+    return ArmContext(inputs, lambda arm: _Keeper(job, arm, checkpoint_seconds), job.pixels, listeners.log, on_epoch)
+
+
+class _Keeper:
+    """Keeps the checkpoints of one arm in its job's folder."""
+
+    def __init__(self, job: Job, arm: str, checkpoint_seconds: float) -> None:
+        checkpoints = job.checkpoints(arm)
+        self.read, self.write, self.is_cancelled = checkpoints.read, checkpoints.write, job.is_cancelled
+        self.checkpoint_seconds = checkpoint_seconds

@@ -19,6 +19,8 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from flows.finetuning.epochs import Row, table_of
 from flows.progress import Lines
+from pipeline.decision.finetuned import JobStatus
+from pipeline.jsonable import to_json
 from pipeline.report.decision import quadrant, why
 from pipeline.report.markdown import text
 from pipeline.types import ModelRef
@@ -83,11 +85,11 @@ class CurveArtifacts:
         self._rows: list[Row] = []
         self._written = -math.inf
 
-    def add(self, row: Row) -> None:
+    def add(self, status: JobStatus) -> None:
         """Add an epoch; it is written unless the last writing was moments ago."""
-        self._rows.append(row)
+        self._rows.append(to_json(status))
         if self._clock() - self._written >= SECONDS_BETWEEN_WRITES:
-            self._write(min(100.0, 100.0 * row["epoch"] / row["num_epochs"]))
+            self._write(min(100.0, 100.0 * status.epoch / status.num_epochs))
 
     def finish(self, rows: Sequence[Row]) -> None:
         """Write the whole curve, with what earlier attempts have added."""

@@ -34,6 +34,7 @@ from flows.service.forms import (
     RefreshParams,
     VerifyParams,
 )
+from pipeline.decision.finetuned import JobStatus
 from pipeline.errors import CancelledError, DamagedError, DataError, HeadstartError
 from storage.maintenance.verification import LEFT
 from storage.models.versions import get_model
@@ -153,26 +154,26 @@ def refresh(params: RefreshParams = RefreshParams()) -> State[Any]:  # noqa: B00
 
 
 # No task and no retries. Prefect stops a run with SIGTERM, which Python hears in the main thread only, and a job that
-# is run again goes on by itself.
+# is run again continues by itself.
 @flow(name="fine-tune", flow_run_name=_run_name, retries=0)
 def finetune(params: FinetuneParams) -> State[Any]:
     """Train the whole network of a model further; a new version is saved only if it beats the head it started from."""
     run = _Run()
     curve = CurveArtifacts(params.name, run.showcase)
 
-    def on_epoch(row: dict[str, Any]) -> None:
-        run.logger.info("%s", describe_epoch(row))
-        curve.add(row)
+    def on_epoch(status: JobStatus) -> None:
+        run.logger.info("%s", describe_epoch(status))
+        curve.add(status)
 
     def work() -> tuple[str, dict[str, Any]]:
         request = FinetuneRequest(**params.fields())
-        document = finetuning.finetune(request, run.progress, log=run.logger.info, on_epoch=on_epoch)
-        curve.finish(rows_of(document))
-        gate, model = document["gate"], document["model"]
-        if model:
-            run.show_model(request.workspace, f"{model['name']}@{model['version']}")
-        verdict = f"Saved {model['name']}@{model['version']}." if model else "The head stays the model."
-        return f"{gate['reason']} {verdict}", document
+        result = finetuning.finetune(request, run.progress, log=run.logger.info, on_epoch=on_epoch)
+        curve.finish(rows_of(result))
+        verdict = "The head stays the model."
+        if result.model:
+            run.show_model(request.workspace, str(result.model))
+            verdict = f"Saved {result.model}."
+        return f"{result.gate.reason} {verdict}", to_document(result)
 
     return run.end(work)
 

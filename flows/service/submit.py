@@ -24,11 +24,12 @@ from flows.service.client import (
 from flows.settings import prefect_url, workspace_root
 from pipeline.decision.plan import FINETUNING
 from pipeline.errors import HeadstartError, NotFoundError
+from pipeline.jsonable import to_json
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-    from flows.finetuning.ground import JobPlan
+    from flows.finetuning.results import FinetuneResult
     from flows.requests import FinetuneRequest, PredictBatchRequest, RefreshRequest
 
 HERE_AND_NOW = ", or leave --submit out to run here and now"
@@ -88,9 +89,9 @@ def submit_finetune(request: FinetuneRequest, retry: bool = False) -> dict[str, 
 
     job = find_job(request)
     if job.outcome is not None:
-        return _finished(job)
+        return _finished(job.id, job.outcome)
     url = get_server(HERE_AND_NOW)
-    return _submit_attempt(url, request, job, next_attempt(url, request.workspace, job.id) if retry else 1)
+    return _submit_attempt(url, request, job.id, next_attempt(url, request.workspace, job.id) if retry else 1)
 
 
 def schedule_finetuning(document: dict[str, Any]) -> dict[str, Any]:
@@ -110,21 +111,21 @@ def schedule_finetuning(document: dict[str, Any]) -> dict[str, Any]:
         job = find_job(request)
         part["job"] = job.id
         if job.outcome is not None:
-            part = _finished(job)
+            part = _finished(job.id, job.outcome)
         elif url is None:
             part |= _not_scheduled(request, "PREFECT_API_URL names no server.")
         elif problem := find_problem(url):
             part |= _not_scheduled(request, f"No Prefect server answers at {hide_password(url)} ({problem}).")
         else:
-            part = _submit_attempt(url, request, job, 1)
+            part = _submit_attempt(url, request, job.id, 1)
     except HeadstartError as error:
         part |= _not_scheduled(request, str(error))
     return {**document, "finetune": part}
 
 
-def _finished(job: JobPlan) -> dict[str, Any]:
-    outcome = job.outcome or {}
-    return {"job": job.id, "state": "finished", "passed": outcome["gate"]["passed"], "model": outcome["model"]}
+def _finished(job: str, outcome: FinetuneResult) -> dict[str, Any]:
+    model = to_json(outcome.model) if outcome.model else None
+    return {"job": job, "state": "finished", "passed": outcome.gate.passed, "model": model}
 
 
 def _not_scheduled(request: FinetuneRequest, reason: str) -> dict[str, Any]:
@@ -143,18 +144,18 @@ def _command(request: FinetuneRequest, *options: str) -> str:
     return " ".join(["headstart finetune", request.name, *given, *options])
 
 
-def _submit_attempt(url: str, request: FinetuneRequest, job: JobPlan, attempt: int) -> dict[str, Any]:
+def _submit_attempt(url: str, request: FinetuneRequest, job: str, attempt: int) -> dict[str, Any]:
     from flows.service.forms import finetune_params
 
     run = _create_run(
         url,
         FINETUNE,
         finetune_params(request),
-        idempotency_key=attempt_key(request.workspace, job.id, attempt),
-        tags=[f"{JOB_TAG}{job.id}"],
+        idempotency_key=attempt_key(request.workspace, job, attempt),
+        tags=[f"{JOB_TAG}{job}"],
         flow_run_name=f"fine-tune-{request.name}",
     )
-    part = {"job": job.id, "attempt": attempt, **_run_part(run, url)}
+    part = {"job": job, "attempt": attempt, **_run_part(run, url)}
     if run.state and run.state.is_final():  # yet the job has no outcome
         part["next"] = _command(request, "--submit", "--retry")
     return part

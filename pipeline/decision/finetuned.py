@@ -109,3 +109,24 @@ class FinetuneReport:
     precision: str  # Keras dtype policy
     calibration: float  # factor of the scores
     scratch: ScratchReport | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobAsked:
+    """What a job was asked to do; `job.json` in its folder."""
+
+    dataset: str
+    fingerprint: str  # of the dataset's manifest
+    case: int
+    head_version: int  # of the head that the job starts from
+    epochs: int  # at most
+    num_train: int  # training pictures
+    what: Literal["finetune", "audit"] = "finetune"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus(EpochRow):
+    """The newest epoch of a job; `status.json` in its folder."""
+
+    arm: ArmName
+    num_epochs: int  # that the arm trains at most

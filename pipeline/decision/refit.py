@@ -1,36 +1,22 @@
-"""Audits to thresholds: from how many training pictures on would fine-tuning have paid?
+"""Thresholds refitted from audits: from how many training pictures on fine-tuning would have paid.
 
-Every audit knows what a head and what a fine-tuned network behind its gate reached on the same pictures, and what both
-cost. The threshold with the least mean regret plus price of compute is the refitted one; datasets left out in turn tell
-what it would have been worth on a dataset that nobody had seen.
+An audit has what a head and what a fine-tuned network behind its gate reached on the same pictures, and what both cost.
+The refitted threshold has the least mean regret plus price of compute. Leaving out one dataset after the other shows
+what it would have been worth on a new dataset.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pipeline.decision.audited import AuditResult, Refit
 from pipeline.decision.plan import LARGE_FROM_DIFFERENT, LARGE_FROM_SIMILAR
 from pipeline.decision.regret import delivered_strategy, measure_regret, unpack_correct
 
-PRICE = 1.0  # points of accuracy that have to be gained for one fine-tuning
+PRICE = 1.0  # points of accuracy that one fine-tuning has to gain
 FEWEST_DATASETS = 3  # to refit from
-
-
-@dataclass(frozen=True, slots=True)
-class Refit:
-    """A threshold, and what it would have cost: regret in points plus the price of the compute, mean over audits."""
-
-    what: str  # "similar" or "different" data
-    current: int  # training pictures from which on data are large
-    refitted: int | None  # None: never within what was audited, or too little is known
-    num_audits: int
-    num_datasets: int
-    current_cost: float
-    refitted_cost: float
-    held_out_cost: float | None  # of thresholds refitted without the dataset they are judged on
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +27,19 @@ class _Cell:
     finetuning_cost: float
 
 
-def refit_thresholds(audits: Sequence[Mapping[str, Any]]) -> tuple[Refit, Refit]:
-    """Refit what is large, for similar and for different data, from what `headstart audit` keeps."""
+def refit_thresholds(audits: Sequence[AuditResult]) -> tuple[Refit, Refit]:
+    """Refit from how many pictures on data are large, for similar and for different data."""
     return tuple(  # type: ignore[return-value]  # of two
-        _refit(what, current, [_cell(audit) for audit in audits if audit["signals"]["similar"] == (what == "similar")])
+        _refit(what, current, [_cell(audit) for audit in audits if audit.signals.similar == (what == "similar")])
         for what, current in (("similar", LARGE_FROM_SIMILAR), ("different", LARGE_FROM_DIFFERENT))
     )
 
 
-def _cell(audit: Mapping[str, Any]) -> _Cell:
-    correct = {row["strategy"]: unpack_correct(row["correct"], audit["num_test"]) for row in audit["strategies"]}
-    tuned = measure_regret(correct, delivered_strategy("fine-tune", audit["gate"]["passed"])).points
+def _cell(audit: AuditResult) -> _Cell:
+    correct = {row.strategy: unpack_correct(row.correct, audit.num_test) for row in audit.strategies}
+    tuned = measure_regret(correct, delivered_strategy("fine-tune", audit.gate.passed)).points
     head = measure_regret(correct, "head-on-evidence").points
-    return _Cell(audit["dataset"], audit["signals"]["num_train"], head, tuned + PRICE)
+    return _Cell(audit.dataset, audit.signals.num_train, head, tuned + PRICE)
 
 
 def _refit(what: str, current: int, cells: Sequence[_Cell]) -> Refit:
@@ -78,7 +64,7 @@ def _refit(what: str, current: int, cells: Sequence[_Cell]) -> Refit:
 
 
 def _best_threshold(cells: Sequence[_Cell], current: int) -> float:
-    """Try every number of pictures that was audited, the current threshold first: it stays unless beaten."""
+    """Try every number of pictures that was audited; the current threshold stays unless another is better."""
     candidates = [current, *sorted({cell.num_train for cell in cells}), math.inf]
     return min(candidates, key=lambda threshold: _cost(cells, threshold))
 

@@ -1,39 +1,28 @@
-"""What a choice among strategies cost: regret against the best one in hindsight, honest about hindsight.
+"""The regret of a choice among strategies: what it cost against the best one in hindsight.
 
-The best of several noisy scores flatters itself: picked and scored on the same 390 pictures, the best of 14 taps
-looked a point better than it was. So the oracle picks on one half of the pictures and is scored on the other, both
-ways, for many halvings, and the choice is scored on the same pictures.
+The best of several noisy scores looks better than it is: chosen and scored on the same 390 pictures, the best of 14
+taps looked a point too good. So the oracle chooses on one half of the pictures and is scored on the other half, both
+ways, for many halvings. The choice is scored on the same pictures.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-NUM_HALVINGS = 50  # random ones, of which the mean is taken: a single one is noise
-HEADS = ("head-on-top", "head-on-evidence")  # cost one forward pass a picture
+from pipeline.decision.audited import Compute, Judgement, Regret, StrategyRow
 
-Correct = NDArray[np.bool_]  # (n,) whether a strategy named each picture's class
+NUM_HALVINGS = 50  # random ones; the mean of all, because a single one is noise
+HEADS = ("head-on-top", "head-on-evidence")  # they cost one forward pass per picture
 
-
-@dataclass(frozen=True, slots=True)
-class Regret:
-    """How a choice compares with the best strategy in hindsight, in points of accuracy (0-100)."""
-
-    chosen: str
-    best: str  # in hindsight, on all pictures
-    points: float  # by split halves; below 0 where hindsight on the other half was worse than the choice
-    naive_points: float  # against the best on the same pictures; never below 0, and too large
-    standard_error: float  # of the naive difference, paired
+Correct = NDArray[np.bool_]  # (n,) whether a strategy got each picture right
 
 
 def pack_correct(probabilities: NDArray[np.floating], labels: Sequence[int]) -> str:
-    """Write down which pictures were named rightly, a bit each, as hexadecimal digits.
+    """Write down which pictures were predicted correctly, one bit each, as hexadecimal digits.
 
     >>> pack_correct(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), [0, 1, 1])
     'c0'
@@ -54,8 +43,8 @@ def measure_regret(correct: Mapping[str, Correct], chosen: str) -> Regret:
     Parameters
     ----------
     correct
-        Strategy -> (n,) which of the same test pictures it names rightly; `chosen` is among them. Where strategies
-        tie, the first one counts as the best, so put the cheap ones first.
+        Strategy -> (n,) which of the same test pictures it gets right; `chosen` is among them. If strategies tie,
+        the first one counts as the best, so put the cheap ones first.
     """
     names = list(correct)
     table = np.stack([correct[name] for name in names]).astype(float)  # (strategies, n)
@@ -86,39 +75,33 @@ def _split_half_gap(table: NDArray[np.float64], mine: NDArray[np.float64]) -> fl
 
 
 def delivered_strategy(strategy: str, passed: bool, head: str = "head-on-evidence") -> str:
-    """Name what a chosen strategy delivers: behind its gate, a network that is no better leaves the head in place."""
+    """Name what a chosen strategy delivers: a network that does not pass its gate leaves the head in place."""
     if strategy in HEADS:
         return strategy
     return "fine-tune" if passed else head
 
 
-def judge_audit(
-    strategies: Sequence[Mapping[str, Any]], gate: Mapping[str, Any], chosen: str, num_images: int
-) -> dict[str, Any]:
+def judge_audit(strategies: Sequence[StrategyRow], passed: bool, chosen: str, num_images: int) -> Judgement:
     """Say what a plan's choice cost in accuracy, and what it saved in multiply-adds.
 
     Parameters
     ----------
     strategies
-        A row for each: `strategy`, `correct` as `pack_correct` writes it, `multiply_adds`; the cheap ones first.
-    gate
-        Of the fine-tuned network: `passed`.
+        The cheap ones first.
+    passed
+        Whether the fine-tuned network passed its gate.
     chosen
         The plan's strategy.
     num_images
         Test pictures.
     """
-    correct = {row["strategy"]: unpack_correct(row["correct"], num_images) for row in strategies}
-    cost = {row["strategy"]: row["multiply_adds"] for row in strategies}
-    delivered = delivered_strategy(chosen, gate["passed"])
+    correct = {row.strategy: unpack_correct(row.correct, num_images) for row in strategies}
+    cost = {row.strategy: row.multiply_adds for row in strategies}
+    delivered = delivered_strategy(chosen, passed)
     spent = cost["head-on-evidence"] + (0 if chosen in HEADS else cost["fine-tune"])
-    return {
-        "delivered": delivered,
-        "regret": asdict(measure_regret(correct, delivered)),
-        "constant_policies": {name: asdict(measure_regret(correct, name)) for name in correct},
-        "compute": {
-            "spent": spent,
-            "share_of_finetuning": spent / cost["fine-tune"],
-            "share_of_everything": spent / sum(cost.values()),
-        },
-    }
+    return Judgement(
+        delivered=delivered,
+        regret=measure_regret(correct, delivered),
+        constant_policies={name: measure_regret(correct, name) for name in correct},
+        compute=Compute(spent, spent / cost["fine-tune"], spent / sum(cost.values())),
+    )

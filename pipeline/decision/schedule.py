@@ -1,8 +1,9 @@
-"""How a network is trained, by how much there is to learn from: one table, anchored in BiT's HyperRule.
+"""The schedule of a training, by the number of training pictures: one table, after BiT's HyperRule.
 
 BiT (Kolesnikov et al. 2020, arXiv:1912.11370) fine-tunes for 500 steps of 512 pictures below 20,000 training
-pictures, 10,000 below 500,000 and 20,000 above, with MixUp 0.1 from 20,000 on. Its classes are kept, its budgets
-are not: it starts from a random classifier, we from a trained head (LP-FT, Kumar et al. 2022, arXiv:2202.10054).
+pictures, 10,000 below 500,000 and 20,000 above, with MixUp 0.1 from 20,000 on. The classes of size are BiT's, the
+budgets are not: BiT starts from a random classifier, this from a trained head (LP-FT, Kumar et al. 2022,
+arXiv:2202.10054).
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from dataclasses import dataclass, replace
 
 MEDIUM_FROM = 20_000  # training pictures
 LARGE_FROM = 500_000
-UNEVEN = 1.5  # classes count by weight where the largest has so many times the pictures of the smallest
-SMALLEST_BATCH = 8
-CHECKPOINT_SECONDS = 120.0  # between checkpoints: what a kill costs at most
+UNEVEN = 1.5  # classes are weighted if the largest has this many times the pictures of the smallest
+SMALLEST_BATCH = 8  # if there are twice as many pictures
+CHECKPOINT_SECONDS = 120.0  # between checkpoints; a kill loses at most this much work
 AUDIT_EPOCHS = 6  # of fine-tuning in an audit, half the usual
-MIRROR_TOLERANCE = 0.02  # of accuracy: what the head may lose on mirrored pictures for them to be trained on
+MIRROR_TOLERANCE = 0.02  # of accuracy: training mirrors pictures if the head loses at most this much on mirrored ones
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What may happen to a training picture; drawn evenly from the ranges, for each picture in each epoch."""
+    """The changes to a training picture, drawn uniformly from these ranges for each picture in each epoch."""
 
     turn: float = 10.0  # degrees, either way
     shift: float = 0.1  # of the side, each way
@@ -40,11 +41,11 @@ class Schedule:
     warmup: float  # share of all steps in which the rate rises to its peak
     weight_decay: float  # of kernels, decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101)
     label_smoothing: float
-    frozen_statistics: bool  # BatchNorm uses what it remembers, and does not learn new averages
+    frozen_statistics: bool  # BatchNorm uses its stored statistics and learns no new ones
     patience: int  # epochs without a better validation accuracy, after which training ends
     augmentation: Augmentation
-    layer_decay: float = 1.0  # rate of each stage over that of the stage behind it; 1: all learn alike
-    unfreeze_epochs: float = 0.0  # the head learns alone for so long, then stage after stage joins, last ones first
+    layer_decay: float = 1.0  # learning rate of each stage, as a fraction of the next deeper stage's; 1: all alike
+    unfreeze_epochs: float = 0.0  # the head learns alone for this long, then stage after stage joins, the deepest first
     seed: int = 0
 
 
@@ -54,7 +55,7 @@ def plan_finetuning(num_train: int, epochs: int | None = None) -> Schedule:
     Parameters
     ----------
     epochs
-        At most so many; the schedule is made to end there.
+        At most this many; the schedule ends there.
     """
     if num_train < MEDIUM_FROM:
         usual, mixup = 12, 0.0
@@ -76,7 +77,7 @@ def plan_finetuning(num_train: int, epochs: int | None = None) -> Schedule:
 
 
 def plan_scratch(num_train: int, epochs: int | None = None) -> Schedule:
-    """Choose how a network is trained from random weights: longer, and with statistics of its own."""
+    """Choose how a network is trained from random weights: longer, and with its own statistics."""
     known = plan_finetuning(num_train)
     usual = 60 if num_train < LARGE_FROM else 20
     return replace(
@@ -97,7 +98,7 @@ def norm_momentum(num_steps: int) -> float:
 
 
 def class_weights(counts: list[int]) -> list[float]:
-    """Weigh classes by the root of how rare they are, so that a picture weighs 1 on average; all 1 where they are even.
+    """Weight classes by 1 / sqrt(pictures), so that a picture weighs 1 on average; all 1 if they are about even.
 
     >>> class_weights([50, 50])
     [1.0, 1.0]
@@ -117,5 +118,5 @@ def _at_most(usual: int, epochs: int | None) -> int:
 
 
 def _batch_size(num_train: int) -> int:
-    """Return 32, or what leaves ten steps an epoch; never more than what is left of few after validation."""
+    """Return 32, or less so that an epoch has ten steps, but at least 8, or half of the pictures."""
     return max(1, min(32, num_train // 10), min(SMALLEST_BATCH, num_train // 2))

@@ -1,13 +1,13 @@
-"""Training batches: shuffled and augmented, drawn from seed, epoch and place alone.
+"""Training batches: shuffled and augmented, determined by seed, epoch and place alone.
 
-Nothing is remembered from one batch to the next, so that a training which goes on from a step sees exactly what an
-uninterrupted one would have seen.
+Nothing is remembered from one batch to the next, so a training that continues from a step sees exactly what it would
+have seen without the interruption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,15 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 class Pictures(Protocol):
-    """Decoded pictures by place, each (size, size, 3) uint8: an array, or something that decodes when asked."""
+    """Decoded pictures by place, each (size, size, 3) uint8: an array, or `Undecoded`."""
 
-    def __getitem__(self, place: int, /) -> Any: ...
+    def __getitem__(self, place: int, /) -> Bytes: ...
 
     def __len__(self) -> int: ...
 
 
 class Undecoded:
-    """Pictures that are decoded whenever they are asked for: where they fit neither memory nor disk."""
+    """Pictures that are decoded whenever they are used, if the disk has no room for all of them."""
 
     def __init__(self, images: Sequence[Image], read: ReadImage, recipe: Recipe) -> None:
         self._images, self._read, self._recipe = images, read, recipe
@@ -53,14 +53,14 @@ def decode_into(pixels: Bytes, images: Sequence[Image], read: ReadImage, recipe:
     Raises
     ------
     DataError
-        When one is gone or changed since its features were computed.
+        A picture is gone, or has changed since its features were computed.
     """
     for place, found in enumerate(decode_images(images, read, recipe)):
         pixels[place] = _rounded(whole(found))
 
 
 def whole(found: Decoded) -> Pixels:
-    """Return the pixels of a picture that must be there: others of it, its features, were computed earlier."""
+    """Return the pixels of a picture that could be read earlier, when its features were computed."""
     if found.pixels is None:
         raise DataError(
             f"{found.image.path}: {found.reason}. It could be read when its features were computed; bring it back, or "
@@ -77,7 +77,7 @@ class Batches:
     """All batches of a training, by epoch and step."""
 
     def __init__(self, pictures: Pictures, labels: Sequence[int], num_classes: int, schedule: Schedule) -> None:
-        """Pictures and labels are in the same order; what is left over after full batches waits for another epoch."""
+        """Pictures and labels are in the same order. An epoch leaves out the rest that fills no batch."""
         self._pictures = pictures
         self._labels = np.asarray(labels, np.intp)
         self._schedule = schedule
@@ -87,7 +87,7 @@ class Batches:
         self.num_steps = len(self._labels) // schedule.batch_size  # of an epoch
 
     def of_epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch (from 0 on), from a step on."""
+        """Yield the batches of an epoch (the first is 0), beginning at a step."""
         rng = np.random.default_rng([self._schedule.seed, epoch])
         order = rng.permutation(len(self._labels))[: self.num_steps * self._schedule.batch_size]
         steps = order.reshape(self.num_steps, -1)[first_step:]
@@ -103,7 +103,7 @@ class Batches:
         return augment_picture(self._pictures[place], self._schedule.augmentation, rng)
 
     def _mixed(self, pixels: Pixels, labels: NDArray[np.intp], epoch: int, step: int) -> Batch:
-        """Mix every picture with another one of its batch, where the schedule says so."""
+        """Mix every picture with another one of its batch, if the schedule says so."""
         targets, weights = self._one_hot[labels], self._weights[labels]
         alpha = self._schedule.augmentation.mixup
         if not alpha:

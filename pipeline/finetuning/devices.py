@@ -1,4 +1,4 @@
-"""What networks are trained on: all GPUs of a host, in the precision that suits them.
+"""The devices that networks are trained on: all GPUs of a host, in the precision that suits them.
 
 Heavy leaf: importing it loads TensorFlow.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 from pipeline.quiet_keras import keras, tf
 
 
 @contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """Build networks in a Keras dtype policy."""
+    """Build networks with a Keras dtype policy in this block."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -34,7 +33,7 @@ def best_precision() -> str:
 
 @contextmanager
 def all_gpus(devices: Sequence[str] | None = None) -> Iterator[None]:
-    """Build networks in it that train on every GPU of this host at once, each on its share of every batch.
+    """Build networks in this block that train on every GPU of the host, each on its share of every batch.
 
     Keras has a distribution of its own (`keras.distribution`), but none behind TensorFlow.
 
@@ -54,7 +53,7 @@ def all_gpus(devices: Sequence[str] | None = None) -> Iterator[None]:
         yield
 
 
-def num_replicas(network: Any) -> int:
-    """Count the devices that a network trains on at once, of those that TensorFlow shares batches out to."""
+def num_replicas(network: keras.Model) -> int:
+    """Count the devices among which TensorFlow divides the batches of a network."""
     strategy = getattr(network, "distribute_strategy", None)
     return int(strategy.num_replicas_in_sync) if strategy else 1

@@ -1,4 +1,4 @@
-"""AdamW in which every stage of a network has a rate and a beginning of its own.
+"""An AdamW in which every stage of a network has its own learning rate and its own start.
 
 Heavy leaf: importing it loads TensorFlow.
 """
@@ -6,7 +6,6 @@ Heavy leaf: importing it loads TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pipeline.quiet_keras import keras
 
@@ -21,7 +20,7 @@ class StagedAdamW(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no 
 
     def __init__(
         self,
-        learning_rate: Any,
+        learning_rate: keras.optimizers.schedules.LearningRateSchedule,
         *,
         stages: Sequence[int],
         layer_decay: float,
@@ -29,12 +28,14 @@ class StagedAdamW(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no 
         decoupled_decay: float,
         clip: float,
     ) -> None:
-        """Stages are those of the trainable variables, in order; each waits longer than the one behind."""
+        """Stages are those of the trainable variables, in order; each begins later than the one behind it."""
         super().__init__(learning_rate, global_clipnorm=clip)
         self._stages = stages
         self._layer_decay, self._unfreeze_steps, self._decay = layer_decay, unfreeze_steps, decoupled_decay
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(
+        self, gradient: keras.KerasTensor, variable: keras.Variable, learning_rate: keras.KerasTensor
+    ) -> None:
         """Move one variable by its stage's rate."""
         stage = self._stages[self._get_variable_index(variable)]
         rate = ops.multiply(learning_rate, self._layer_decay**stage)

@@ -1,4 +1,4 @@
-"""Networks that start from random weights: the other arm of case 4.
+"""Networks that start from random weights, for the other arm of case 4.
 
 Heavy leaf: importing it loads TensorFlow.
 """
@@ -8,13 +8,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from pipeline.quiet_keras import keras
 
 layers = keras.layers
-
-Tensor = Any  # a symbolic keras.KerasTensor
 
 TINY = 64  # pixels; pictures up to that size get the course's network
 RESIDUAL_SIZE = 128  # pixels; larger ones are reduced to it
@@ -25,14 +22,14 @@ BLOCKS = 2  # in each stage
 
 
 def choose_size(short_sides: Sequence[int], at_most: int) -> int:
-    """Choose the pixels that a network from random weights sees: those that the pictures have, if they are tiny.
+    """Choose the size that a network from random weights sees: that of the pictures, if they are tiny.
 
     Parameters
     ----------
     short_sides
         In pixels, of some pictures.
     at_most
-        What the pretrained network sees.
+        In pixels, the size that the pretrained network sees.
     """
     typical = int(statistics.median(short_sides))
     if typical <= TINY:
@@ -77,7 +74,7 @@ def build_residual_network(size: int, num_classes: int) -> keras.Model:
     return keras.Model(pixels, layers.Dense(num_classes, name="scores")(x), name="residual")
 
 
-def _block(x: Tensor, filters: int, stride: int, name: str) -> Tensor:
+def _block(x: keras.KerasTensor, filters: int, stride: int, name: str) -> keras.KerasTensor:
     y = layers.ReLU(name=f"{name}_relu1")(layers.BatchNormalization(name=f"{name}_norm1")(x))
     if stride != 1 or x.shape[-1] != filters:
         x = layers.Conv2D(filters, 1, stride, use_bias=False, name=f"{name}_shortcut")(y)

@@ -29,11 +29,12 @@ from PIL import Image as Pillow
 
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import TOP
+from pipeline.decision.audited import Regret
 from pipeline.decision.nouns import Plan, Similarity, Size
 from pipeline.decision.plan import FINETUNING, LARGE_FROM_DIFFERENT, judge_size, plan_case
 from pipeline.decision.reconsider import reconsider
 from pipeline.decision.refit import PRICE
-from pipeline.decision.regret import Regret, delivered_strategy, measure_regret, unpack_correct
+from pipeline.decision.regret import delivered_strategy, measure_regret, unpack_correct
 from pipeline.decision.similarity import judge_distance
 from pipeline.types import Head, Tap
 
@@ -88,6 +89,7 @@ def write_fashion_mnist(source: Path, folder: Path, num_train: int = 6000, num_t
 
 def run_cell(source: Path, num: int | None, seed: int, size: int, epochs: int, out: Path, workspace: Path) -> None:
     """Onboard and audit one cell by the same steps as the command line; write its document."""
+    from flows.documents import to_document
     from flows.finetuning.audit import audit
     from flows.onboarding import story as steps
     from flows.requests import AuditRequest
@@ -96,7 +98,7 @@ def run_cell(source: Path, num: int | None, seed: int, size: int, epochs: int, o
     with tempfile.TemporaryDirectory(dir=source.parent, prefix=".cell-") as scratch:
         folder = write_cell(source, num, seed, Path(scratch, name))
         onboarded = steps.onboard(OnboardRequest(str(folder), str(workspace), name, size=size))
-        document = audit(AuditRequest(name, str(workspace), epochs))
+        document = to_document(audit(AuditRequest(name, str(workspace), epochs)))
     cell = {"dataset": source.name, "wanted": num, "seed": seed, "onboarded": onboarded, "audit": document}
     part = out / f".{name}.part"
     part.write_text(json.dumps(cell))

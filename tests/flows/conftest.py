@@ -117,7 +117,8 @@ def place(small, tmp_path):
 @pytest.fixture
 def tiny_network(monkeypatch):
     """A network that is built in a moment, where it is the job that is tested and not what it trains."""
+    from pipeline.finetuning import arms
     from pipeline.finetuning.scratch import build_scratch
 
-    monkeypatch.setattr("flows.finetuning.arms.build_finetuned", lambda spec, head, schedule: build_scratch(64, 3))
-    monkeypatch.setattr("flows.finetuning.arms.build_deliverable", lambda spec, head: build_scratch(64, 3))
+    monkeypatch.setattr(arms, "build_finetuned", lambda spec, head, schedule: build_scratch(64, 3))
+    monkeypatch.setattr(arms, "build_deliverable", lambda spec, head: build_scratch(64, 3))

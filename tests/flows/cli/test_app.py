@@ -12,10 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from flows.documents import to_document
 from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from flows.settings import workspace_root
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
+from pipeline.jsonable import to_json
 from storage.features.store import FeatureStore
 from storage.workspace import Workspace
 from tests import factories
@@ -221,11 +223,10 @@ def test_a_gate_that_is_not_passed_has_an_exit_code_where_that_is_asked_for(head
     from storage.jobs.folder import running
 
     planned = find_job(FinetuneRequest("shapes", str(again.workspace)))
-    gate = {"passed": passed, "reason": "4 validation pictures were compared."}
-    model = {"name": "shapes", "version": 2, "path": "/models/shapes/2"} if passed else None
-    curve = [{"epoch": 0, "val_accuracy": 0.5}, {"epoch": 1, "train_loss": 0.1, "val_accuracy": 1.0}]
-    with running(Workspace.open(again.workspace), planned.id, planned.asked) as job:
-        job.write_outcome({"job": planned.id, "gate": gate, "model": model, "curve": curve, "metrics": None})
+    result = factories.a_finetune_result(passed, job=planned.id)
+    gate = to_json(result.gate)
+    with running(planned.workspace, planned.id, to_json(planned.asked)) as job:
+        job.write_outcome(to_document(result))
 
     finetune = ("finetune", "shapes", "--workspace", again.workspace)
     shown = headstart(*finetune)

@@ -2,11 +2,13 @@ import json
 
 import pytest
 
-from flows.finetuning.audit import audit, find_audit
-from flows.finetuning.audit import audit as audits
+from flows.documents import to_document
+from flows.finetuning import audit as auditing
+from flows.finetuning.audit import audit, find_audit, list_audits
 from flows.finetuning.job import find_job
 from flows.requests import AuditRequest, FinetuneRequest, OnboardRequest
 from pipeline.errors import CancelledError, NotFoundError
+from pipeline.jsonable import to_json
 from storage.jobs.folder import get_job
 from storage.measurements import read_record
 from storage.models.versions import list_models
@@ -18,7 +20,9 @@ pytestmark = pytest.mark.heavy
 
 @pytest.fixture(autouse=True)
 def look_at_every_batch(monkeypatch):
-    monkeypatch.setattr("pipeline.finetuning.train.SECONDS_BETWEEN_LOOKS", 0.0)
+    from pipeline.finetuning import train
+
+    monkeypatch.setattr(train, "SECONDS_BETWEEN_LOOKS", 0.0)
 
 
 def a_request(place, epochs=1):
@@ -26,51 +30,53 @@ def a_request(place, epochs=1):
 
 
 def test_every_strategy_is_judged_on_the_same_pictures(place, tiny_network):
-    document = audit(a_request(place))
-    names = [row["strategy"] for row in document["strategies"]]
+    result = audit(a_request(place))
+    names = [row.strategy for row in result.strategies]
     assert names == ["head-on-top", "head-on-evidence", "fine-tune", "scratch"]
-    assert document["delivered"] in names[:2]  # these pictures are small data
-    assert set(document["constant_policies"]) == set(names)
-    assert document["compute"]["share_of_finetuning"] < 1
+    assert result.delivered in names[:2]  # these pictures are small data
+    assert set(result.constant_policies) == set(names)
+    assert result.compute.share_of_finetuning < 1
     # the head of the audit is that of the model
     record = list_models(Workspace.open(place))[0].record
-    chosen = next(row for row in document["strategies"] if row["strategy"] == document["chosen"])
-    assert chosen["accuracy"] == record["metrics"]["accuracy"]
-    assert chosen["loo_error"] == record["head"]["loo_error"]
-    json.dumps(document, allow_nan=False)
+    chosen = next(row for row in result.strategies if row.strategy == result.chosen)
+    assert chosen.accuracy == record["metrics"]["accuracy"]
+    assert chosen.loo_error == result.signals.loo_error == record["head"]["loo_error"]
+    document = to_document(result)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
 def test_an_audit_changes_no_model_and_is_remembered(place, tiny_network, monkeypatch):
     before = [(ref.name, ref.version) for ref in list_models(Workspace.open(place))]
-    document = audit(a_request(place))
+    result = audit(a_request(place))
     assert [(ref.name, ref.version) for ref in list_models(Workspace.open(place))] == before
-    assert read_record(Workspace.open(place), "audits", document["job"]) == document
-    monkeypatch.setattr(audits, "_run", None)  # it would fail
-    assert audit(a_request(place)) == document
+    assert read_record(Workspace.open(place), "audits", result.job) == to_json(result)
+    assert list_audits(str(place)).audits == (result,)
+    monkeypatch.setattr(auditing, "_run", None)  # it would fail
+    assert audit(a_request(place)) == result
 
 
 def test_an_audit_is_a_job_of_its_own(place):
     audited, tuned = find_audit(a_request(place)), find_job(FinetuneRequest("shapes", str(place), epochs=1))
     assert audited.id != tuned.id
     assert audited.id != find_audit(a_request(place, epochs=2)).id
-    assert audited.asked["what"] == "audit"
+    assert (audited.asked.what, tuned.asked.what) == ("audit", "finetune")
 
 
-def test_a_cancelled_audit_goes_on(place, tiny_network):
+def test_a_cancelled_audit_continues(place, tiny_network):
     workspace = Workspace.open(place)
     job = find_audit(a_request(place)).id
 
     def cancel(row):
-        if row["epoch"] == 0:
+        if row.epoch == 0:
             (place / "jobs" / job / "cancel").touch()
 
     with pytest.raises(CancelledError):
         audit(a_request(place), on_epoch=cancel)
     assert get_job(workspace, job).outcome is None
     rows = []
-    document = audit(a_request(place), on_epoch=rows.append)
-    assert get_job(workspace, job).outcome == document
-    assert [row["epoch"] for row in rows if row["arm"] == "fine-tune"] == [1]  # the first one is not run again
+    result = audit(a_request(place), on_epoch=rows.append)
+    assert get_job(workspace, job).outcome == to_document(result)
+    assert [row.epoch for row in rows if row.arm == "fine-tune"] == [1]  # the first one is not run again
 
 
 def test_without_a_head_there_is_nothing_to_audit(place):

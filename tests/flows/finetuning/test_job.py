@@ -8,18 +8,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from flows.documents import to_document
+from flows.finetuning import ground
 from flows.finetuning import job as finetuning
 from flows.finetuning.job import find_job, finetune
 from flows.onboarding import story as steps
 from flows.requests import FinetuneRequest, OnboardRequest
 from pipeline.decision.finetuned import Gate
 from pipeline.errors import CancelledError, ConflictError, DataError, NotFoundError
+from pipeline.jsonable import to_json
 from storage.datasets.manifests import read_manifest
 from storage.jobs.folder import get_job, list_jobs, running
 from storage.models.versions import get_model, list_models
 from storage.workspace import Workspace
 from tests import factories
 from tests.conftest import ROOT
+from tests.pipeline.finetuning.test_train import assert_same_curve
 
 pytestmark = pytest.mark.heavy
 
@@ -29,12 +33,16 @@ PASSED = Gate(4, 0.5, 0.75, 1, 0, 0.25, 0.2, True, "It is better.")
 @pytest.fixture
 def always_passes(monkeypatch):
     """The head is right on every one of these pictures, so that nothing can beat it."""
-    monkeypatch.setattr("flows.finetuning.arms.compare", lambda labels, head, model: PASSED)
+    from pipeline.finetuning import arms
+
+    monkeypatch.setattr(arms, "compare", lambda labels, head, model: PASSED)
 
 
 @pytest.fixture(autouse=True)
 def look_at_every_batch(monkeypatch):
-    monkeypatch.setattr("pipeline.finetuning.train.SECONDS_BETWEEN_LOOKS", 0.0)
+    from pipeline.finetuning import train
+
+    monkeypatch.setattr(train, "SECONDS_BETWEEN_LOOKS", 0.0)
 
 
 def a_request(place, **changed):
@@ -49,17 +57,14 @@ def files_of(place, job):
     return sorted(path.name for path in (place / "jobs" / job).rglob("*") if path.is_file())
 
 
-# ── before it runs ───────────────────────────────────────────────────────────────────────────────
-
-
 def test_a_job_is_named_by_everything_that_determines_it(place):
     job = find_job(a_request(place))
     assert job.id == find_job(a_request(place, checkpoint_seconds=5.0)).id
     others = {find_job(a_request(place, **changed)).id for changed in ({"epochs": 3}, {"layer_decay": 0.5})}
     assert len({job.id, *others}) == 3
     assert job.outcome is None
-    assert job.asked["dataset"] == "shapes"
-    assert job.asked["fingerprint"] == job.head.record["data"]["fingerprint"]
+    assert job.asked.dataset == "shapes"
+    assert job.asked.fingerprint == job.head.record["data"]["fingerprint"]
     assert list_jobs(Workspace.open(place)) == []  # nothing was begun
 
 
@@ -77,25 +82,24 @@ def test_naming_a_job_loads_nothing_heavy(place):
     assert done.stdout.strip() == "[]", done.stderr
 
 
-# ── the gate ─────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_what_is_not_better_than_the_head_is_not_shipped_and_not_tried_again(place, monkeypatch):
     rows = []
-    document = finetune(a_request(place), on_epoch=rows.append)
-    assert [row["epoch"] for row in rows] == [0, 1, 2]
-    assert not document["gate"]["passed"]
-    assert document["gate"]["num_images"] == document["num_validation"]
-    assert document["model"] is None
+    result = finetune(a_request(place), on_epoch=rows.append)
+    assert [row.epoch for row in rows] == [0, 1, 2]
+    assert not result.gate.passed
+    assert result.gate.num_images == result.num_validation
+    assert result.model is None
     assert versions(place) == [("shapes", 1)]
     monkeypatch.setattr(finetuning, "_run", None)  # it would fail
-    assert finetune(a_request(place)) == document
-    assert find_job(a_request(place)).outcome == document
-    json.dumps(document, allow_nan=False)
+    assert finetune(a_request(place)) == result
+    assert find_job(a_request(place)).outcome == result
+    assert json.loads(json.dumps(to_document(result), allow_nan=False)) == to_document(result)
 
 
 def test_the_gate_asks_the_serving_head_about_pictures_left_out_of_it(place, tiny_network, monkeypatch):
-    from flows.features.fitting import labels_of, read_taps
+    from flows.features.fitting import read_taps
+    from flows.finetuning.ground import prepare
+    from pipeline.finetuning.inputs import labels_of
     from pipeline.heads.fit import fit_head, head_scores
 
     asked = []
@@ -104,24 +108,25 @@ def test_the_gate_asks_the_serving_head_about_pictures_left_out_of_it(place, tin
         asked.append(head)
         return replace(PASSED, passed=False)
 
-    monkeypatch.setattr("flows.finetuning.arms.compare", note)
+    from pipeline.finetuning import arms
+
+    monkeypatch.setattr(arms, "compare", note)
     finetune(a_request(place, epochs=1))
 
-    workspace = Workspace.open(place)
-    ground = finetuning.prepare(workspace, "shapes", get_model(workspace, "shapes"), None)
-    taps = [tap for tap in ground.spec.taps if tap.name in ground.plan.taps]
-    train = [*ground.fit_on, *ground.validate_on]
-    features = read_taps(workspace, ground.spec, ("original",), train, [tap.name for tap in taps])
-    serving = fit_head(features, taps, labels_of(train), 3)
+    plan = find_job(a_request(place))
+    inputs, _ = prepare(plan, None)
+    train = [*inputs.fit_on, *inputs.validate_on]
+    features = read_taps(plan.workspace, inputs.spec, ("original",), train, [tap.name for tap in inputs.taps])
+    serving = fit_head(features, inputs.taps, labels_of(train), 3)
     (found,) = asked
-    np.testing.assert_allclose(found, serving.held_out[len(ground.fit_on) :], atol=1e-6)
-    seen = head_scores(serving, features)[len(ground.fit_on) :]
+    np.testing.assert_allclose(found, serving.held_out[len(inputs.fit_on) :], atol=1e-6)
+    seen = head_scores(serving, features)[len(inputs.fit_on) :]
     assert np.abs(found - seen).max() > 1e-3  # it is not what it says of pictures that it has learned from
 
 
 def test_what_is_better_becomes_the_next_version_with_its_certificate(place, small, always_passes):
-    document = finetune(a_request(place))
-    assert document["model"]["version"] == 2
+    result = finetune(a_request(place))
+    assert result.model.version == 2
     assert versions(place) == [("shapes", 1), ("shapes", 2)]
     ref = get_model(Workspace.open(place), "shapes")
     record = ref.record
@@ -135,7 +140,7 @@ def test_what_is_better_becomes_the_next_version_with_its_certificate(place, sma
     report = (place / "models/shapes/2/report.md").read_text()
     assert "## Fine-tuning" in report
     assert "| 2 " in report
-    job = document["job"]
+    job = result.job
     assert find_job(a_request(place, epochs=3)).head.version == 1  # another job starts from the head again
     assert files_of(place, job) == ["job.json", "lock", "outcome.json", "status.json"]  # the rest only served to go on
 
@@ -146,12 +151,9 @@ def test_what_is_better_becomes_the_next_version_with_its_certificate(place, sma
     assert sum(probability for _, probability in row.top) == pytest.approx(1, abs=1e-4)
 
 
-# ── stopped and resumed ──────────────────────────────────────────────────────────────────────────
-
-
 def stopped_after(epoch):
     def leave(row):
-        if row["epoch"] == epoch:
+        if row.epoch == epoch:
             raise SystemExit(143)
 
     return leave
@@ -165,31 +167,29 @@ def test_a_stopped_job_goes_on_where_it_was(place, always_passes, tiny_network):
     shutil.rmtree(other / "models/shapes/2")
     with pytest.raises(SystemExit):
         finetune(a_request(other), on_epoch=stopped_after(1))
-    state = get_job(Workspace.open(other), whole["job"])
+    state = get_job(Workspace.open(other), whole.job)
     assert state.outcome is None
     assert not state.is_running
     assert state.status["epoch"] == 1
     rows = []
     resumed = finetune(a_request(other), on_epoch=rows.append)
-    assert [row["epoch"] for row in rows] == [2]
-    for mine, wanted in zip(resumed["curve"], whole["curve"], strict=True):
-        del mine["seconds"], wanted["seconds"]
-        assert mine == pytest.approx(wanted, rel=1e-3)
+    assert [row.epoch for row in rows] == [2]
+    assert_same_curve(resumed.curve, whole.curve, rel=1e-3)
 
 
 def test_a_killed_process_leaves_a_job_that_goes_on(place):
     script = (
         "import os, signal, sys; from flows.finetuning.job import *\n"
         "def kill(row):\n"
-        "    if row['epoch'] == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if row.epoch == 1: os.kill(os.getpid(), signal.SIGKILL)\n"
         "finetune(FinetuneRequest('shapes', sys.argv[1], epochs=2, checkpoint_seconds=0.0), on_epoch=kill)"
     )
     done = subprocess.run([sys.executable, "-c", script, place], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
     rows = []
-    document = finetune(a_request(place), on_epoch=rows.append)
-    assert [row["epoch"] for row in rows] == [1, 2]  # validated again, not trained again
-    assert [row["epoch"] for row in document["curve"]] == [0, 1, 2]
+    result = finetune(a_request(place), on_epoch=rows.append)
+    assert [row.epoch for row in rows] == [1, 2]  # validated again, not trained again
+    assert [row.epoch for row in result.curve] == [0, 1, 2]
 
 
 def test_a_job_that_is_asked_to_stop_stops_and_can_be_started_again(place, tiny_network):
@@ -199,26 +199,26 @@ def test_a_job_that_is_asked_to_stop_stops_and_can_be_started_again(place, tiny_
     job = find_job(a_request(place)).id
 
     def ask(row):
-        if row["epoch"] == 1:
+        if row.epoch == 1:
             assert request_cancel(workspace, job)
 
     with pytest.raises(CancelledError):
         finetune(a_request(place), on_epoch=ask)
     assert get_job(workspace, job).outcome is None
-    assert finetune(a_request(place))["job"] == job
+    assert finetune(a_request(place)).job == job
 
 
 def test_a_job_runs_once_at_a_time(place):
     job = find_job(a_request(place))
-    with running(Workspace.open(place), job.id, job.asked), pytest.raises(ConflictError, match="another process"):
+    with running(job.workspace, job.id, to_json(job.asked)), pytest.raises(ConflictError, match="another process"):
         finetune(a_request(place))
 
 
 def test_a_job_killed_after_its_model_makes_no_second_one(place, always_passes, tiny_network):
-    document = finetune(a_request(place, epochs=1))
-    (place / "jobs" / document["job"] / "outcome.json").unlink()
+    result = finetune(a_request(place, epochs=1))
+    (place / "jobs" / result.job / "outcome.json").unlink()
     again = finetune(a_request(place, epochs=1))
-    assert again["model"] == document["model"]
+    assert again.model == result.model
     assert versions(place) == [("shapes", 1), ("shapes", 2)]
 
 
@@ -234,52 +234,54 @@ def test_a_picture_that_is_gone_stops_a_job_before_it_trains(place, small, tmp_p
 
 
 def test_too_few_pictures_are_told_apart_from_a_bug(place, monkeypatch):
-    monkeypatch.setattr(finetuning, "split_validation", lambda images, test_split: (list(images), []))
+    monkeypatch.setattr(ground, "split_validation", lambda images, test_split: (list(images), []))
     with pytest.raises(DataError, match="0 to validate on are too few"):
         finetune(a_request(place))
-
-
-# ── case 4 ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def as_case_4(monkeypatch):
     from pipeline.report.record import parse_plan
 
     changed = {"case": 4, "strategy": "fine-tune-or-scratch"}
-    monkeypatch.setattr(finetuning, "parse_plan", lambda record: replace(parse_plan(record), **changed))
+    monkeypatch.setattr(ground, "parse_plan", lambda record: replace(parse_plan(record), **changed))
 
 
-def test_in_case_4_a_network_from_random_weights_races(place, monkeypatch, tiny_network):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_in_case_4_a_network_from_random_weights_races_and_stops_after_its_budget_unless_it_is_ahead(
+    place, monkeypatch, tiny_network, ahead
+):
+    from pipeline.finetuning import arms
+
     as_case_4(monkeypatch)
+    judge = arms.judge_race
+    monkeypatch.setattr(arms, "judge_race", lambda _, *rest: judge(0.0 if ahead else 1.0, 0.5, *rest[1:]))
     lines = []
-    document = finetune(a_request(place, epochs=1), log=lines.append)
-    scratch = document["scratch"]
-    assert scratch["network"] == "course"
-    assert scratch["size"] == 32
-    assert 1 < scratch["race"]["epochs"] <= 10
-    assert scratch["race"]["cost"] <= 1
-    assert len(scratch["curve"]) == scratch["race"]["epochs"] + 1 or scratch["race"]["continued"]
+    result = finetune(a_request(place, epochs=1), log=lines.append)
+    scratch = result.scratch
+    assert (scratch.network, scratch.size) == ("course", 32)
+    assert 1 < scratch.race.epochs <= 10
+    assert scratch.race.cost <= 1
+    assert scratch.race.continued is ahead
+    num_epochs = len(scratch.curve) - 1
+    assert scratch.race.epochs < num_epochs <= scratch.schedule.epochs if ahead else num_epochs == scratch.race.epochs
     assert any("random weights" in line for line in lines)
-    assert document["arm"] in ("fine-tune", "scratch")
+    assert result.arm in ("fine-tune", "scratch")
 
 
 def test_the_better_arm_is_the_one_that_is_shipped(place, monkeypatch, always_passes, tiny_network):
     as_case_4(monkeypatch)
-    from flows.finetuning import arms
-    from pipeline.finetuning.race import Race
+    from pipeline.decision.finetuned import Race
+    from pipeline.finetuning import arms
 
-    monkeypatch.setattr(arms, "judge_race", lambda *numbers: Race(1, 0.1, 0.2, 0.9, True, "It goes on."))
+    monkeypatch.setattr(arms, "judge_race", lambda *numbers: Race(1, 0.1, 0.2, 0.9, True, "It continues."))
     monkeypatch.setattr(arms.Arm, "best_accuracy", property(lambda arm: float(arm.name == "scratch")))
-    monkeypatch.setattr(arms, "plan_scratch", lambda num, epochs, plan=arms.plan_scratch: plan(num, 2))
-    document = finetune(a_request(place, epochs=1))
-    assert document["arm"] == "scratch"
-    assert document["model"]["version"] == 2
+    monkeypatch.setattr(arms, "plan_scratch", lambda num, plan=arms.plan_scratch: plan(num, 2))
+    result = finetune(a_request(place, epochs=1))
+    assert result.arm == "scratch"
+    assert result.model.version == 2
     ref = get_model(Workspace.open(place), "shapes")
     assert ref.record["recipe"]["size"] == 32
     assert "From random weights (course, 32 pixels)" in (place / "models/shapes/2/report.md").read_text()
-
-
-# ── which version serves ─────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -303,8 +305,8 @@ def add(both, num):
 
 
 def test_what_passes_serves_and_its_head_does_not_come_back(both, always_passes, tiny_network, headstart):
-    document = finetune(a_request(both.workspace, epochs=1))
-    assert document["serving"] == {
+    result = finetune(a_request(both.workspace, epochs=1))
+    assert to_json(result.serving) == {
         "version": 2,
         "promoted": True,
         "reason": "Version 2 was compared with version 1. It is better.",
@@ -318,11 +320,11 @@ def test_what_passes_serves_and_its_head_does_not_come_back(both, always_passes,
 
 
 def test_a_new_head_is_asked_what_the_network_was_not_trained_on(both, always_passes, tiny_network):
-    document = finetune(a_request(both.workspace, epochs=1))
+    result = finetune(a_request(both.workspace, epochs=1))
     add(both, 12)
     serving = onboard(both)["serving"]
     manifest = read_manifest(Workspace.open(both.workspace), "shapes")
-    assert serving["gate"]["num_images"] == len(manifest.of_split("train")) - document["num_fit"]
+    assert serving["gate"]["num_images"] == len(manifest.of_split("train")) - result.num_fit
     assert (serving["promoted"], serving["version"]) == (True, 3)  # the network has learned next to nothing
     assert "It is not worse at all" in serving["reason"]
     assert find_job(a_request(both.workspace)).head.version == 3
@@ -351,11 +353,11 @@ def test_a_network_that_beats_its_head_but_not_what_serves_by_now_does_not_serve
     add(both, 12)
     assert onboard(both)["serving"]["version"] == 2  # while the job runs, a better head has come
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetuning, "newest_head", lambda workspace, name: started_from)
-        document = finetune(a_request(both.workspace, epochs=1))
-    assert document["model"]["version"] == 3
-    assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, False)
-    assert document["serving"]["gate"]["num_images"] == document["num_validation"]
+        patch.setattr(ground, "_newest_head", lambda workspace, name: started_from)
+        result = finetune(a_request(both.workspace, epochs=1))
+    assert result.model.version == 3
+    assert (result.serving.version, result.serving.promoted) == (2, False)
+    assert to_json(result.serving)["gate"]["num_images"] == result.num_validation
     assert get_model(workspace, "shapes").version == 2
 
 
@@ -365,5 +367,5 @@ def test_a_network_saved_by_a_job_that_was_killed_serves_after_all(both, always_
         with pytest.raises(TypeError):
             finetune(a_request(both.workspace, epochs=1))
     assert get_model(Workspace.open(both.workspace), "shapes").version == 1
-    document = finetune(a_request(both.workspace, epochs=1))
-    assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, True)
+    result = finetune(a_request(both.workspace, epochs=1))
+    assert (result.serving.version, result.serving.promoted) == (2, True)

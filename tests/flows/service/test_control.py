@@ -1,16 +1,21 @@
 """Jobs of a workspace where there is no server; with one, see test_submission."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
+from flows.documents import to_document
 from flows.service.control import cancel_job, describe_jobs
+from pipeline.decision.finetuned import JobStatus
 from pipeline.errors import NotFoundError
+from pipeline.jsonable import to_json
 from storage.jobs.folder import running
 from storage.workspace import Workspace
+from tests.factories import a_curve, a_finetune_result, a_job_asked
 
-ASKED = {"dataset": "pets", "fingerprint": "ab", "case": 3, "epochs": 4}
-OUTCOME = {"gate": {"passed": False, "reason": "It is not better."}, "model": None, "curve": []}
+ASKED = to_json(a_job_asked("pets"))
+OUTCOME = to_document(a_finetune_result())
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +24,7 @@ def _no_server(monkeypatch):
 
 
 def states(workspace):
-    return {row["job"]: (row["state"], row["passed"]) for row in describe_jobs(str(workspace))["jobs"]}
+    return {row.job: (row.state, row.passed) for row in describe_jobs(str(workspace)).jobs}
 
 
 def test_a_job_runs_then_stands_still_until_it_has_ended(workspace):
@@ -37,8 +42,8 @@ def test_a_running_job_is_told_to_stop_and_another_is_left_alone(workspace):
     with running(opened, "a" * 16, ASKED) as job, running(opened, "b" * 16, ASKED) as other:
         cancelled = cancel_job(str(workspace), "aaaa")
         assert (job.is_cancelled(), other.is_cancelled()) == (True, False)
-    assert cancelled == {"job": "a" * 16, "was_running": True, "runs": []}
-    assert cancel_job(str(workspace), "a" * 16)["was_running"] is False
+    assert to_json(cancelled) == {"job": "a" * 16, "was_running": True, "runs": []}
+    assert cancel_job(str(workspace), "a" * 16).was_running is False
 
 
 @pytest.mark.parametrize("text", ["", "a", "ffff"])
@@ -62,7 +67,7 @@ def test_for_people_a_job_is_a_row_and_the_one_that_is_stopped_a_line(headstart,
     with running(opened, "b" * 16, ASKED) as job:
         job.write_outcome(OUTCOME)
     with running(opened, "a" * 16, ASKED) as job:
-        job.write_status({"arm": "fine-tune", "num_epochs": 4, "epoch": 2})
+        job.write_status(to_json(JobStatus(**asdict(a_curve(2)[2]), arm="fine-tune", num_epochs=4)))
         listed = headstart("jobs", "--workspace", workspace)
         stopped = headstart("jobs", "cancel", "aaaa", "--workspace", workspace)
     first, second = (line for line in listed.stdout.splitlines() if "pets" in line)
@@ -70,3 +75,23 @@ def test_for_people_a_job_is_a_row_and_the_one_that_is_stopped_a_line(headstart,
     assert all(text in second for text in ("b" * 16, "finished", "not passed"))
     assert "stops at its next step" in stopped.stdout
     assert not listed.loaded & {"tensorflow", "prefect", "h5py"}
+
+
+def test_the_rows_of_jobs_have_the_same_keys_whatever_is_known(workspace):
+    opened = Workspace.open(workspace)
+    with running(opened, "a" * 16, ASKED):
+        pass
+    with running(opened, "b" * 16, ASKED) as job:
+        job.write_outcome(to_document(a_finetune_result(passed=True)))
+    rows = {row["job"]: row for row in to_json(describe_jobs(str(workspace)))["jobs"]}
+    stopped, finished = rows["a" * 16], rows["b" * 16]
+    assert set(stopped) == set(finished)
+    assert (stopped["status"], stopped["asked"], stopped["model"]) == ({}, ASKED, None)
+    assert (finished["passed"], finished["model"]["version"]) == (True, 2)
+
+
+def test_a_damaged_job_does_not_hide_the_others(workspace, caplog):
+    opened = Workspace.open(workspace)
+    with running(opened, "a" * 16, {"dataset": "pets"}), running(opened, "b" * 16, ASKED):
+        assert states(workspace) == {"b" * 16: ("running", None)}
+    assert f"job {'a' * 16}" in caplog.text

@@ -1,26 +1,56 @@
+from dataclasses import fields
+from functools import cache
+
 import numpy as np
 
+from pipeline.decision.audited import AuditResult, HeadRow, NetworkRow, Signals
 from pipeline.decision.plan import LARGE_FROM_DIFFERENT, LARGE_FROM_SIMILAR
 from pipeline.decision.refit import refit_thresholds
+from pipeline.decision.regret import judge_audit
+from pipeline.jsonable import from_json, to_json
+from tests.factories import a_curve, a_gate
 
 NUM_TEST = 1000
 
 
+@cache
 def correct(accuracy):
-    """The first so many of the pictures in a fixed shuffle."""
+    """Which pictures are right: the first ones of a fixed shuffle."""
     right = np.random.default_rng(0).permutation(NUM_TEST) < accuracy * NUM_TEST
     return np.packbits(right).tobytes().hex()
 
 
 def an_audit(dataset, num_train, head, tuned, similar=False):
-    accuracy = {"head-on-top": head, "head-on-evidence": head, "fine-tune": tuned, "scratch": 0.1}
-    return {
-        "dataset": dataset,
-        "num_test": NUM_TEST,
-        "signals": {"num_train": num_train, "similar": similar},
-        "gate": {"passed": tuned > head},
-        "strategies": [{"strategy": name, "correct": correct(rate)} for name, rate in accuracy.items()],
-    }
+    """An audit as `headstart audit` keeps it, read back from its JSON."""
+    facts = {"log_loss": 1.0, "multiply_adds": 10, "seconds": 1.0}
+    heads = [
+        HeadRow(strategy=name, accuracy=head, correct=correct(head), taps=("top",), loo_error=0.1, **facts)
+        for name in ("head-on-top", "head-on-evidence")
+    ]
+    networks = [
+        NetworkRow(
+            strategy=name, accuracy=rate, correct=correct(rate), epochs=1, curve=a_curve(), val_accuracy=rate, **facts
+        )
+        for name, rate in (("fine-tune", tuned), ("scratch", 0.1))
+    ]
+    judged = judge_audit([*heads, *networks], tuned > head, "fine-tune", NUM_TEST)
+    result = AuditResult(
+        job="a" * 16,
+        dataset=dataset,
+        case=3,
+        textbook="fine-tune",
+        chosen="fine-tune",
+        signals=Signals("efficientnet_lite0", 64, num_train, 2, num_train // 2, 0.1, similar, 0.1),
+        budget_epochs=6,
+        num_test=NUM_TEST,
+        test_split="test",
+        strategies=(*heads, *networks),
+        gate=a_gate(tuned > head),
+        seconds={"total": 1.0},
+        **{field.name: getattr(judged, field.name) for field in fields(judged)},
+    )
+    assert from_json(AuditResult, to_json(result)) == result
+    return result
 
 
 def audits_where_it_pays_from(threshold, datasets="abcd", similar=False):

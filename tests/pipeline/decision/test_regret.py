@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
+from pipeline.decision.audited import Compute, StrategyRow
 from pipeline.decision.regret import judge_audit, measure_regret, pack_correct, unpack_correct
 
 
 def bits(text):
-    """One picture a letter, each 100 times: so many that any half of them is like the other."""
+    """One picture per letter, each 100 times, so that any half of them is like the other."""
     return np.array([letter == "1" for letter in text * 100])
 
 
@@ -42,7 +43,14 @@ def test_of_equals_the_cheap_one_is_the_best():
 
 
 STRATEGIES = [
-    {"strategy": name, "correct": np.packbits(bits(text)).tobytes().hex(), "multiply_adds": cost}
+    StrategyRow(
+        strategy=name,
+        accuracy=text.count("1") / 8,
+        log_loss=1.0,
+        correct=np.packbits(bits(text)).tobytes().hex(),
+        multiply_adds=cost,
+        seconds=1.0,
+    )
     for name, text, cost in [
         ("head-on-top", "11000000", 10),
         ("head-on-evidence", "11110000", 10),
@@ -53,22 +61,23 @@ STRATEGIES = [
 
 
 def test_a_head_costs_the_features_alone():
-    judged = judge_audit(STRATEGIES, {"passed": True}, "head-on-evidence", 800)
-    assert judged["delivered"] == "head-on-evidence"
-    assert judged["compute"] == {"spent": 10, "share_of_finetuning": 10 / 180, "share_of_everything": 10 / 400}
-    assert judged["regret"]["naive_points"] == 25
+    judged = judge_audit(STRATEGIES, passed=True, chosen="head-on-evidence", num_images=800)
+    assert judged.delivered == "head-on-evidence"
+    assert judged.compute == Compute(spent=10, share_of_finetuning=10 / 180, share_of_everything=10 / 400)
+    assert judged.regret.naive_points == 25
 
 
 def test_fine_tuning_that_fails_its_gate_delivers_the_head_and_costs_all_the_same():
-    judged = judge_audit(STRATEGIES, {"passed": False}, "fine-tune", 800)
-    assert judged["delivered"] == "head-on-evidence"
-    assert judged["compute"]["spent"] == 190
+    judged = judge_audit(STRATEGIES, passed=False, chosen="fine-tune", num_images=800)
+    assert judged.delivered == "head-on-evidence"
+    assert judged.compute.spent == 190
 
 
 def test_fine_tuning_that_passes_its_gate_is_delivered():
-    assert judge_audit(STRATEGIES, {"passed": True}, "fine-tune-or-scratch", 800)["regret"]["naive_points"] == 0
+    judged = judge_audit(STRATEGIES, passed=True, chosen="fine-tune-or-scratch", num_images=800)
+    assert (judged.delivered, judged.regret.naive_points) == ("fine-tune", 0)
 
 
 def test_every_constant_policy_is_judged_on_the_same_pictures():
-    policies = judge_audit(STRATEGIES, {"passed": True}, "fine-tune", 800)["constant_policies"]
-    assert [policies[row["strategy"]]["naive_points"] for row in STRATEGIES] == [50, 25, 0, 62.5]
+    policies = judge_audit(STRATEGIES, passed=True, chosen="fine-tune", num_images=800).constant_policies
+    assert [policies[row.strategy].naive_points for row in STRATEGIES] == [50, 25, 0, 62.5]

@@ -14,8 +14,8 @@ def test_it_gets_an_epoch_however_dear_and_no_more_than_ten_however_cheap():
 
 
 @pytest.mark.parametrize(("scratch", "continued"), [(0.40, False), (0.80, False), (0.81, False), (0.90, True)])
-def test_it_goes_on_only_if_it_is_clearly_ahead(scratch, continued):
+def test_it_continues_only_if_it_is_clearly_ahead(scratch, continued):
     race = judge_race(0.80, scratch, num_images=1000, epochs=3, cost=0.9)
     assert race.continued is continued
-    assert ("goes on" if continued else "was dropped") in race.reason
+    assert ("continues" if continued else "was stopped") in race.reason
     assert f"{scratch:.1%} after 3 epochs" in race.reason
