@@ -302,13 +302,14 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRef:
-    """Where a saved model is."""
+class Certificate:
+    """How a delivered model compares with the cached path on real pictures."""
 
-    name: str
-    version: int
-    path: str
-    record: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    num_images: int
+    max_difference: float  # of any probability
+    argmax_agreement: float  # 0-1, of the class; of all labels where these do not exclude each other
+    tolerance: float
+    passed: bool  # a model that does not pass is not delivered
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,27 @@ from PIL import Image as Pillow
 
 from flows.finetuning.results import FinetuneResult, SavedModel
 from pipeline.dataset.manifest import Picture
-from pipeline.decision.finetuned import EpochRow, JobAsked, MirrorTest, ScratchReport, StartedFrom
+from pipeline.decision.finetuned import EpochRow, FinetuneReport, JobAsked, MirrorTest, ScratchReport, StartedFrom
 from pipeline.decision.nouns import Plan, Similarity, Size
 from pipeline.decision.schedule import plan_finetuning, plan_scratch
 from pipeline.finetuning.gate import compare
 from pipeline.finetuning.race import judge_race
-from pipeline.types import FeatureBlock, FileEntry, Head, HeadTap, Image, Manifest, Recipe, Rejected, Space, Tap
+from pipeline.report.record import FeatureSummary, Provenance, build_record
+from pipeline.types import (
+    BackboneSpec,
+    Certificate,
+    FeatureBlock,
+    FileEntry,
+    Head,
+    HeadTap,
+    Image,
+    Manifest,
+    Metrics,
+    Recipe,
+    Rejected,
+    Space,
+    Tap,
+)
 from storage.disk.atomic import sealed
 from storage.workspace import Workspace
 
@@ -152,7 +167,75 @@ def a_head(taps=None, num_classes=3, temperature=2.0):
         )
         for tap in taps or a_space().taps
     )
-    return Head(parts, temperature=temperature, loo_error=0.1, loo_log_loss=0.3)
+    evidence = tuple(
+        {"tap": part.tap, "kind": part.kind, "logme": 0.0, "loo_error": 0.1, "penalty": 0.1, "share": 0.5}
+        for part in parts
+    )
+    return Head(parts, temperature=temperature, loo_error=0.1, loo_log_loss=0.3, evidence=evidence)
+
+
+def a_backbone(**changed):
+    known = BackboneSpec("a_backbone", "none", "random", "ab" * 32, a_recipe(), a_space().taps, moments=None)
+    return replace(known, **changed)
+
+
+def some_metrics(**changed):
+    rows = tuple(
+        {"name": name, "num_images": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0} for name in a_manifest().classes
+    )
+    known = Metrics("test", 2, 1.0, (0.34, 1.0), 1.0, 1.0, 0.1, 0.1, rows, confusion=((1, 0), (0, 1)))
+    return replace(known, **changed)
+
+
+def a_provenance(**changed):
+    taps = tuple(tap.name for tap in a_space().taps)
+    known = Provenance(
+        request="a1b2c3d4e5f60718",
+        created="2026-11-22T10:00:00+00:00",
+        certificate=Certificate(8, 1.2e-6, 1.0, 1e-3, passed=True),
+        features=FeatureSummary(
+            num_images=10,
+            num_computed=3,
+            num_reused=7,
+            num_rejected=0,
+            backbone="a_backbone",
+            space=a_space().id,
+            taps=taps,
+        ),
+        seconds={"total": 12.5, "extract": 9.0},
+        versions={"headstart": "0.1.0", "keras": "3.15.0"},
+    )
+    return replace(known, **changed)
+
+
+def a_finetuning(**changed):
+    """A network that was trained from the head of version 1, and is better."""
+    known = FinetuneReport(
+        started_from=StartedFrom(1, ("top",)),
+        num_fit=4,
+        num_validation=4,
+        schedule=plan_finetuning(8, 1),
+        gate=a_gate(passed=True),
+        arm="fine-tune",
+        curve=a_curve(),
+        mirror=MirrorTest(0.5, 0.5, 0.02, used=True),
+        precision="float32",
+        calibration=1.0,
+    )
+    return replace(known, **changed)
+
+
+def a_record(manifest=None, plan=None, head=None, metrics=None, rejected=(), **provenance):
+    """What is known of a model before it is saved, assembled as a training does it."""
+    return build_record(
+        manifest or a_manifest(),
+        plan or a_plan(),
+        a_backbone(),
+        head or a_head(num_classes=2),
+        metrics or some_metrics(),
+        rejected,
+        a_provenance(**provenance),
+    )
 
 
 # ── pictures ─────────────────────────────────────────────────────────────────────────────────────

@@ -20,9 +20,10 @@ from rich.text import Text
 from flows.documents import to_document
 from flows.progress import Lines
 from flows.settings import workspace_root
+from pipeline.decision.nouns import Quote
 from pipeline.decision.plan import describe_case
 from pipeline.decision.quote import describe_quote
-from pipeline.report.record import parse_quote
+from pipeline.jsonable import from_json
 from pipeline.types import Prediction, Progress
 from storage.datasets.table import SEPARATOR
 
@@ -79,7 +80,7 @@ def planned(document: Mapping[str, Any]) -> None:
     for reason in document["reasons"]:
         say(f"  - {reason}")
     if quote := document["quote"]:
-        say(f"quote: {describe_quote(parse_quote(quote), document['strategy'])}")
+        say(f"quote: {describe_quote(from_json(Quote, quote), document['strategy'])}")
     _say_problems(document["rejected"], document["notes"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
@@ -17,7 +16,8 @@ from pipeline.engine.files import TAPS_FILE
 from pipeline.errors import NotFoundError
 from pipeline.fingerprint import fingerprint
 from pipeline.machine import find_gpu, machine_id
-from pipeline.types import BackboneSpec, Recipe
+from pipeline.report.record import ModelRecord
+from pipeline.types import BackboneSpec
 from storage.disk.hashes import hash_file
 from storage.measurements import find_record, list_records, read_record, write_record
 from storage.models.engines import find_engine, new_engine
@@ -80,7 +80,7 @@ def list_backbones(workspace: Workspace) -> list[BackboneSpec]:
     return [*embedded, *map(parse_spec, described)]
 
 
-def find_recorded_backbone(workspace: Workspace, record: Mapping[str, Any]) -> BackboneSpec:
+def find_recorded_backbone(workspace: Workspace, record: ModelRecord) -> BackboneSpec:
     """Find the backbone of a model's record among those known here.
 
     Raises
@@ -88,14 +88,14 @@ def find_recorded_backbone(workspace: Workspace, record: Mapping[str, Any]) -> B
     NotFoundError
         When it is not known any more.
     """
-    wanted, recipe = record["backbone"], Recipe(**record["recipe"])
+    wanted, recipe = record.backbone, record.recipe
     for spec in list_backbones(workspace):
-        same = (spec.name, spec.weights_sha256) == (wanted["name"], wanted["weights_sha256"])
+        same = (spec.name, spec.weights_sha256) == (wanted.name, wanted.weights_sha256)
         if same and (spec.source == WHEEL or spec.recipe.size == recipe.size):
             moments = spec.moments if spec.recipe.size == recipe.size else None
             return replace(spec, recipe=recipe, moments=moments)
     raise NotFoundError(
-        f"The head's backbone, {wanted['name']} with weights {wanted['weights']}, is not known in {workspace.root}. "
+        f"The head's backbone, {wanted.name} with weights {wanted.weights}, is not known in {workspace.root}. "
         "Onboard the folder again."
     )
 

@@ -16,7 +16,7 @@ from pipeline.decision.finetuned import JobStatus
 from pipeline.decision.schedule import plan_finetuning
 from pipeline.errors import DamagedError
 from pipeline.jsonable import from_json, to_json
-from pipeline.types import LearningCurve, Progress
+from pipeline.types import Progress
 from storage.jobs.folder import Job
 from storage.measurements import find_record, list_records, write_record
 from storage.workspace import Workspace
@@ -58,7 +58,6 @@ def _run(plan: JobPlan[AuditResult], job: Job, listeners: Listeners, checkpoint_
     strategies, gate = run_strategies(context, plan.schedule)
     record, decided, num_test = plan.head.record, inputs.plan, len(inputs.test_on)
     judged = judge_audit(strategies, gate.passed, decided.strategy, num_test)
-    curve = record.get("learning_curve")
     result = AuditResult(
         job=plan.id,
         dataset=plan.asked.dataset,
@@ -73,8 +72,8 @@ def _run(plan: JobPlan[AuditResult], job: Job, listeners: Listeners, checkpoint_
             smallest_class=decided.size.smallest_class,
             distance=decided.similarity.distance,
             similar=decided.similarity.verdict == "similar",
-            loo_error=record["head"]["loo_error"],
-            learning_curve=from_json(LearningCurve, curve) if curve else None,
+            loo_error=record.head.loo_error,
+            learning_curve=record.learning_curve,
         ),
         budget_epochs=plan.asked.epochs,
         num_test=num_test,

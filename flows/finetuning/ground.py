@@ -23,8 +23,8 @@ from pipeline.finetuning.inputs import FinetuneInputs
 from pipeline.fingerprint import fingerprint
 from pipeline.images.views import ORIGINAL
 from pipeline.jsonable import from_json, to_json
-from pipeline.report.record import parse_plan
-from pipeline.types import Manifest, ModelRef, Progress
+from pipeline.report.record import ModelRef
+from pipeline.types import Manifest, Progress
 from storage.datasets.manifests import DatasetRef, read_manifest
 from storage.jobs.folder import Job, find_outcome, running
 from storage.models.versions import list_models
@@ -85,18 +85,18 @@ def plan_job(
     """
     workspace = Workspace.open(workspace_root)
     head = _newest_head(workspace, name)
-    manifest = read_manifest(workspace, name, head.record["data"]["fingerprint"])
+    manifest = read_manifest(workspace, name, head.record.data.fingerprint)
     schedule = choose(len(manifest.of_split("train")))
-    identity = {STARTS_FROM[what]: head.record["request"], "schedule": asdict(schedule), "version": VERSIONS[what]}
+    identity = {STARTS_FROM[what]: head.record.request, "schedule": asdict(schedule), "version": VERSIONS[what]}
     job_id = fingerprint(identity)[:ID_LENGTH]
     asked = JobAsked(
         what=what,
         dataset=name,
         fingerprint=manifest.fingerprint,
-        case=head.record["case"],
+        case=head.record.plan.case,
         head_version=head.version,
         epochs=schedule.epochs,
-        num_train=head.record["size"]["num_train"],
+        num_train=head.record.plan.size.num_train,
     )
     outcome = find_outcome(workspace, job_id)
     ended = None if outcome is None else from_json(result, outcome)
@@ -131,7 +131,7 @@ def _newest_head(workspace: Workspace, name: str) -> ModelRef:
         raise NotFoundError(
             f"There is no model '{name}' to start from. Known: {known}. Train its head first: headstart onboard DIR"
         )
-    if not heads[-1].record["data"].get("exclusive", True):
+    if not heads[-1].record.data.exclusive:
         raise UsageError(
             f"The labels of '{name}' do not exclude each other. Fine-tuning does not support such labels yet. "
             "The head stays the model."
@@ -167,7 +167,7 @@ def prepare(plan: JobPlan[Result], progress: Progress | None) -> tuple[FinetuneI
     inputs = FinetuneInputs(
         manifest=manifest,
         spec=spec,
-        plan=parse_plan(plan.head.record),
+        plan=plan.head.record.plan,
         fit_on=fit_on,
         validate_on=validate_on,
         test_on=test_on,

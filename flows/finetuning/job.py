@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from flows.features.extraction import Extracted
 from flows.finetuning.ground import JobPlan, Listeners, open_arms, plan_job, prepare, run_job
 from flows.finetuning.results import Figures, FinetuneResult, SavedModel
 from flows.onboarding.quoting import remember_rate
-from flows.onboarding.training import NUM_CERTIFIED, features_part, package_versions
+from flows.onboarding.training import NUM_CERTIFIED, package_versions, summarize_features
 from flows.requests import FinetuneRequest
 from flows.stopwatch import stage
 from flows.versions.promote import Verdict, pin_serving, settle
@@ -26,8 +26,8 @@ from pipeline.decision.finetuned import FinetuneReport, JobStatus
 from pipeline.decision.schedule import Schedule, plan_finetuning
 from pipeline.finetuning.inputs import FinetuneInputs, labels_of
 from pipeline.jsonable import from_json, to_json
-from pipeline.report.record import build_record
-from pipeline.types import ModelRef, Progress
+from pipeline.report.record import ModelRef, Provenance, build_record
+from pipeline.types import Progress
 from storage.jobs.folder import Job
 from storage.models.bundles import MODEL_FILE, write_bundle_files
 from storage.models.versions import find_by_request, new_version, one_at_a_time
@@ -75,9 +75,10 @@ def finetune(
 
 def _run(plan: JobPlan[FinetuneResult], job: Job, listeners: Listeners, checkpoint_seconds: float) -> FinetuneResult:
     name, workspace = plan.asked.dataset, plan.workspace
-    if made := find_by_request(workspace, name, plan.id):  # killed after the model, before the outcome
+    made = find_by_request(workspace, name, plan.id)
+    if made and made.record.finetune:  # killed after the model, before the outcome
         with one_at_a_time(workspace, name):
-            return _result(plan, from_json(FinetuneReport, made.record["finetune"]), made, settle(workspace, made))
+            return _result(plan, made.record.finetune, made, settle(workspace, made))
     inputs, extracted = prepare(plan, listeners.progress)
     context = open_arms(inputs, job, listeners, checkpoint_seconds)
     from pipeline.finetuning.arms import train_arms
@@ -115,15 +116,15 @@ def _deliver(plan: JobPlan[FinetuneResult], inputs: FinetuneInputs, extracted: E
             chosen = sample_images(test_on, NUM_CERTIFIED)
             rows = [test_on.index(image) for image in chosen]
             certificate = certify(bundle.folder / MODEL_FILE, chosen, read, best.recipe, probabilities, rows)
-        facts = {
-            "request": plan.id,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "certificate": asdict(certificate),
-            "features": features_part(inputs.spec, extracted),
-            "finetune": to_json(best.report),
-            "seconds": stopwatch.seconds(),
-            "versions": package_versions(),
-        }
+        facts = Provenance(
+            request=plan.id,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            certificate=certificate,
+            features=summarize_features(inputs.spec, extracted),
+            finetune=best.report,
+            seconds=stopwatch.seconds(),
+            versions=package_versions(),
+        )
         spec = replace(inputs.spec, recipe=best.recipe)
         bundle.record = build_record(manifest, inputs.plan, spec, best.head, metrics, extracted.rejected, facts)
         write_bundle_files(bundle.folder, manifest.classes, best.recipe, render_report(bundle.record))
@@ -136,5 +137,5 @@ def _result(
     ended = {"job": plan.id, "dataset": plan.asked.dataset, "case": plan.asked.case, "serving": verdict}
     if model:
         ended["model"] = SavedModel(model.name, model.version, model.path)
-        ended["metrics"] = from_json(Figures, model.record["metrics"])
+        ended["metrics"] = from_json(Figures, to_json(model.record.metrics))
     return from_json(FinetuneResult, to_json(report) | ended)

@@ -203,7 +203,7 @@ def gc(workspace_root: str, limits: Limits, delete: bool, keep_versions: int | N
     """
     workspace = Workspace.open(workspace_root, create=False)
     engines = {engine_id(spec) for spec in list_backbones(workspace)}
-    engines |= {classifier_engine_id(ref) for ref in list_models(workspace) if "files" in ref.record}
+    engines |= {classifier_engine_id(ref) for ref in list_models(workspace) if ref.record.files}
     superseded = _find_superseded(workspace, keep_versions) if keep_versions else []
     collected = collect(workspace, engines, limits, delete, superseded)
     return {

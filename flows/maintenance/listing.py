@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.backbones.table import BACKBONES, get_backbone
 from pipeline.errors import ConflictError
-from pipeline.types import DECODERS, ModelRef
+from pipeline.report.record import ModelRef
+from pipeline.types import DECODERS
 from storage.datasets import manifests
 from storage.features.spaces import list_spaces
 from storage.features.store import FeatureStore
@@ -72,12 +73,12 @@ def list_models(workspace_root: str) -> list[dict[str, Any]]:
         {
             "model": f"{ref.name}@{ref.version}",
             "serves": serving[ref.name] == ref.version,
-            "case": ref.record["case"],
-            "strategy": ref.record["strategy"],
+            "case": ref.record.plan.case,
+            "strategy": ref.record.plan.strategy,
             "accuracy": _rounded(ref, "accuracy"),
             "mAP": _rounded(ref, "mean_average_precision"),  # where labels do not exclude each other
-            "num_test": ref.record["metrics"]["num_images"],
-            "created": ref.record["created"],
+            "num_test": ref.record.metrics.num_images,
+            "created": ref.record.created,
             "path": ref.path,
         }
         for ref in refs
@@ -93,14 +94,14 @@ def _serving(workspace: Workspace, name: str) -> int | None:
 
 
 def _rounded(ref: ModelRef, name: str) -> float | None:
-    value = ref.record["metrics"].get(name)
+    value = getattr(ref.record.metrics, name, None)
     return None if value is None else round(value, 4)
 
 
 def show_model(workspace_root: str, model: str) -> tuple[dict[str, Any], str]:
     """Return a model's record and its report in Markdown."""
     ref = models.get_model(Workspace.open(workspace_root), model)
-    return dict(ref.record), (Path(ref.path) / REPORT_FILE).read_text(encoding="utf-8")
+    return models.read_record(Path(ref.path)), (Path(ref.path) / REPORT_FILE).read_text(encoding="utf-8")
 
 
 def inspect_backbone(name: str, weights: str | None) -> dict[str, Any]:

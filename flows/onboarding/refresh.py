@@ -17,7 +17,8 @@ from flows.onboarding.story import PLAIN, Steps, find_request, onboard
 from flows.requests import OnboardRequest, RefreshRequest
 from flows.versions.promote import list_heads
 from pipeline.errors import CancelledError, HeadstartError, NotFoundError
-from pipeline.types import ModelRef, Progress
+from pipeline.report.record import ModelRef
+from pipeline.types import Progress
 from pipeline.versions.changes import RefreshPlan, plan_refresh
 from storage.datasets.manifests import DatasetRef, list_names, read_manifest
 from storage.models.versions import serving_version
@@ -161,7 +162,7 @@ def _refresh_one(
         _train(asked, look, row, progress, steps, schedule)
         return
     spec = find_recorded_backbone(workspace, look.head.record)
-    num_views = look.head.record["features"]["num_views"]
+    num_views = look.head.record.features.num_views
     row["num_computed"] = steps.extract(request.workspace, look.dataset, spec, num_views, progress).num_computed
 
 
@@ -174,7 +175,7 @@ def _look(workspace: Workspace, asked: OnboardRequest, force: bool, steps: Steps
     head = heads[-1]
     now = read_manifest(workspace, dataset.name, dataset.fingerprint)
     try:
-        trained_on = read_manifest(workspace, dataset.name, head.record["data"]["fingerprint"])
+        trained_on = read_manifest(workspace, dataset.name, head.record.data.fingerprint)
     except HeadstartError as error:
         return _Look(dataset, head, None, (f"What its head was trained on is not known any more. {error}",), True)
     plan = plan_refresh(trained_on, now)

@@ -17,7 +17,7 @@ from pipeline.decision.thresholds import Thresholds, find_thresholds
 from pipeline.engine.files import MOMENTS_FILE
 from pipeline.errors import DataError
 from pipeline.fingerprint import fingerprint
-from pipeline.report.record import parse_similarity
+from pipeline.jsonable import from_json
 from pipeline.types import DECODERS, BackboneSpec, Image, Manifest
 from storage.features.store import FeatureStore
 from storage.measurements import find_record, write_record
@@ -57,7 +57,7 @@ def measure_similarity(workspace: Workspace, manifest: Manifest, spec: BackboneS
         }
     )
     if value := find_record(workspace, "similarity", key):
-        return parse_similarity(value)
+        return from_json(Similarity, value)
     with stage("measure"):
         similarity, whole = _measure(workspace, manifest, yardstick, sample)
     if whole:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from flows.features.extraction import Extracted, pack_features
 from flows.onboarding import decide, scan, training
 from flows.onboarding.quoting import quote_plan
 from flows.onboarding.ranking import choose_backbone
-from flows.onboarding.training import Trained, features_part
+from flows.onboarding.training import Trained, summarize_features
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import AUTO, check_choice
 from pipeline.decision.nouns import Plan, RankedBackbone
 from pipeline.decision.plan import Wishes
 from pipeline.errors import ConflictError, DamagedError
-from pipeline.report.record import parse_plan, plan_part
+from pipeline.jsonable import to_json
+from pipeline.report.record import ModelRecord, metrics_part, plan_part
 from pipeline.types import DECODERS, BackboneSpec, Progress
 from storage.datasets.manifests import DatasetRef, read_manifest
 from storage.datasets.registrations import find_registration, write_registration
@@ -108,7 +109,7 @@ def extract_only(
         "pack": pack,
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "features": features_part(spec, extracted),
+        "features": to_json(summarize_features(spec, extracted)),
         "rejected": [asdict(item) for item in extracted.rejected],
         "seconds": seconds,
     }
@@ -186,26 +187,24 @@ def _onboarded(
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     model = trained.model
-    plan = parse_plan(model.record)  # as it is once the head is there
-    metrics = {key: value for key, value in model.record["metrics"].items() if key not in ("per_class", "confusion")}
+    record = model.record
     return {
         "schema_version": SCHEMA_VERSION,
         "dataset": dataset.name,
         "workspace": request.workspace,
-        **plan_part(plan),
-        "reasons": [*plan.reasons, *model.record["head"]["reasons"], *_curve_reasons(model.record)],
-        "features": features_part(spec, extracted),
+        **plan_part(record.plan),
+        "reasons": [*record.plan.reasons, *record.head.reasons, *_curve_reasons(record)],
+        "features": to_json(summarize_features(spec, extracted)),
         "model": {"name": model.name, "version": model.version, "path": model.path},
         "trained": trained.is_new,
         "serving": asdict(trained.verdict),
-        "metrics": metrics,
-        "certificate": model.record["certificate"],
+        "metrics": metrics_part(record.metrics),
+        "certificate": to_json(record.certificate),
         "rejected": [asdict(item) for item in extracted.rejected],
-        "notes": model.record["data"]["notes"],
+        "notes": list(record.data.notes),
         "seconds": seconds,
     }
 
 
-def _curve_reasons(record: Mapping[str, Any]) -> list[str]:
-    curve = record.get("learning_curve")
-    return [curve["reason"]] if curve else []
+def _curve_reasons(record: ModelRecord) -> list[str]:
+    return [record.learning_curve.reason] if record.learning_curve else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -21,19 +21,8 @@ from pipeline.decision.nouns import Plan
 from pipeline.decision.reconsider import reconsider
 from pipeline.fingerprint import fingerprint
 from pipeline.images.views import ORIGINAL, view_names
-from pipeline.report.record import build_record
-from pipeline.types import (
-    BackboneSpec,
-    Head,
-    Image,
-    LabelMetrics,
-    LearningCurve,
-    Manifest,
-    Metrics,
-    ModelRef,
-    Split,
-    Tap,
-)
+from pipeline.report.record import FeatureSummary, ModelRef, Provenance, build_record
+from pipeline.types import BackboneSpec, Head, Image, LabelMetrics, LearningCurve, Manifest, Metrics, Split, Tap
 from storage.datasets.manifests import DatasetRef, read_manifest
 from storage.models.bundles import MODEL_FILE, write_bundle_files
 from storage.models.versions import find_by_request, new_version, one_at_a_time
@@ -104,16 +93,16 @@ def _make(
             rows = [test_on.index(image) for image in chosen]
             proof = (probabilities, rows, head.thresholds)
             certificate = certify(model_file, chosen, reader(manifest), spec.recipe, *proof)
-        facts = {
-            "request": request,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "certificate": asdict(certificate),
-            "features": features_part(spec, extracted),
-            **({"learning_curve": asdict(curve)} if curve else {}),
-            "quote_scored": quoting.score(workspace, spec, plan, extracted),
-            "seconds": stopwatch.seconds(),
-            "versions": package_versions(),
-        }
+        facts = Provenance(
+            request=request,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            certificate=certificate,
+            features=summarize_features(spec, extracted),
+            learning_curve=curve,
+            quote_scored=quoting.score(workspace, spec, plan, extracted),
+            seconds=stopwatch.seconds(),
+            versions=package_versions(),
+        )
         bundle.record = build_record(manifest, plan, spec, head, metrics, extracted.rejected, facts)
         report = render_report(bundle.record)
         write_bundle_files(bundle.folder, manifest.classes, spec.recipe, report, head.thresholds)
@@ -173,15 +162,15 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: version(package) for package in packages}
 
 
-def features_part(spec: BackboneSpec, extracted: Extracted) -> dict[str, Any]:
-    """Describe where features came from, for the record and the answer."""
-    return {
-        "num_images": extracted.num_images,
-        "num_views": extracted.num_views,
-        "num_computed": extracted.num_computed,
-        "num_reused": extracted.num_rows - extracted.num_computed,
-        "num_rejected": len(extracted.rejected),
-        "backbone": spec.name,
-        "space": spec.space().id,
-        "taps": [tap.name for tap in spec.taps],
-    }
+def summarize_features(spec: BackboneSpec, extracted: Extracted) -> FeatureSummary:
+    """Say where features came from, for the record and the answer."""
+    return FeatureSummary(
+        num_images=extracted.num_images,
+        num_views=extracted.num_views,
+        num_computed=extracted.num_computed,
+        num_reused=extracted.num_rows - extracted.num_computed,
+        num_rejected=len(extracted.rejected),
+        backbone=spec.name,
+        space=spec.space().id,
+        taps=tuple(tap.name for tap in spec.taps),
+    )

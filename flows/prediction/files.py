@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 from pipeline.fingerprint import fingerprint
-from pipeline.types import ModelRef, Prediction, Recipe
+from pipeline.report.record import ModelRef
+from pipeline.types import Prediction, Recipe
 from storage.models.bundles import MODEL_FILE, read_classes, read_recipe, read_thresholds
 from storage.models.engines import find_engine, new_engine
 from storage.models.versions import check_bundle, get_model
@@ -61,7 +62,7 @@ def classifier_engine_id(ref: ModelRef) -> str:
     """Name a model's compiled network: another model, or another OpenVINO, has another one."""
     return fingerprint(
         {
-            "model": ref.record["files"][MODEL_FILE],
+            "model": ref.record.files[MODEL_FILE],
             "openvino": version("openvino"),
             "version": ENGINE_VERSION,
         }

@@ -14,7 +14,8 @@ from pathlib import Path
 from flows.prediction.files import files_below, predict_with
 from flows.requests import PredictBatchRequest
 from pipeline.errors import DataError, NotFoundError, UsageError
-from pipeline.types import ModelRef, Prediction, Progress
+from pipeline.report.record import ModelRef
+from pipeline.types import Prediction, Progress
 from storage.datasets.digests import TICK_NS
 from storage.models.versions import get_model
 from storage.predictions.ledger import Row, SeenFile, open_ledger

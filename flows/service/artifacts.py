@@ -23,7 +23,8 @@ from pipeline.decision.finetuned import JobStatus
 from pipeline.jsonable import to_json
 from pipeline.report.decision import quadrant, why
 from pipeline.report.markdown import text
-from pipeline.types import ModelRef
+from pipeline.report.record import ModelRecord, ModelRef, metrics_part
+from pipeline.types import LabelMetrics, Metrics
 from storage.models.bundles import REPORT_FILE
 
 SECONDS_BETWEEN_WRITES = 10.0
@@ -103,27 +104,27 @@ class CurveArtifacts:
         self._showcase.put("the progress of epochs", ProgressArtifact(description="Epochs", progress=percent))
 
 
-def show_plan(showcase: Showcase, record: Document) -> None:
+def show_plan(showcase: Showcase, record: ModelRecord) -> None:
     """Show what was decided: the quadrant and every reason."""
-    name = record["dataset"]
-    title = f"# {text(name)}: case {record['case']}"
-    page = "\n\n".join([title, "\n".join(quadrant(record)), why(record)])
+    name = record.dataset
+    title = f"# {text(name)}: case {record.plan.case}"
+    page = "\n\n".join([title, "\n".join(quadrant(record.plan)), why(record)])
     plan = MarkdownArtifact(key=artifact_key("plan", name), description=f"Plan of {name}", markdown=page)
     showcase.put("the plan", plan)
 
 
 def show_model(showcase: Showcase, ref: ModelRef) -> None:
     """Show a saved model: its figures, a row a class, its report and where that lies."""
-    name, metrics = ref.name, ref.record["metrics"]
+    name, metrics = ref.name, ref.record.metrics
     title, report = f"{name}@{ref.version}", Path(ref.path, REPORT_FILE)
     artifacts = {
         "metrics": TableArtifact(
             key=artifact_key("metrics", name),
-            description=f"{title} on {metrics['num_images']:,} {metrics['split']} pictures",
+            description=f"{title} on {metrics.num_images:,} {metrics.split} pictures",
             table=table_of(figures(metrics)),
         ),
         "classes": TableArtifact(
-            key=artifact_key("classes", name), description=f"{title}, each class", table=table_of(metrics["per_class"])
+            key=artifact_key("classes", name), description=f"{title}, each class", table=table_of(metrics.per_class)
         ),
         "report": MarkdownArtifact(
             key=artifact_key("report", name), description=f"Report of {title}", markdown=report.read_text("utf-8")
@@ -145,13 +146,13 @@ def show_rows(showcase: Showcase, kind: str, name: str, description: str, rows: 
     showcase.put(kind, TableArtifact(key=artifact_key(kind, name), description=description, table=table))
 
 
-def figures(metrics: Document) -> list[Row]:
-    """List the figures of a model, each with its 95 % interval where it has one."""
-    intervals = dict(metrics.get("intervals") or {})
-    for figure, interval in (("accuracy", "accuracy_interval"), ("mean_average_precision", "map_interval")):
-        if interval in metrics:
-            intervals[figure] = metrics[interval]
-    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+def figures(metrics: Metrics | LabelMetrics) -> list[Row]:
+    """List the figures of a model, each with its 95 % interval if it has one."""
+    if isinstance(metrics, LabelMetrics):
+        intervals = {"mean_average_precision": metrics.map_interval}
+    else:
+        intervals = {**metrics.intervals, "accuracy": metrics.accuracy_interval}
+    numbers = {key: value for key, value in metrics_part(metrics).items() if isinstance(value, int | float)}
     return [
         dict(zip(("figure", "value", "low", "high"), (key, value, *intervals.get(key, (None, None))), strict=True))
         for key, value in numbers.items()

@@ -22,7 +22,8 @@ from pipeline.dataset.split import split_validation
 from pipeline.errors import ConflictError, HeadstartError, UsageError
 from pipeline.finetuning.gate import MARGIN, Names, Promotion, judge_challenger, name_labels
 from pipeline.images.views import ORIGINAL, view_names
-from pipeline.types import BackboneSpec, Digest, Head, Image, Manifest, ModelRef
+from pipeline.report.record import ModelRef
+from pipeline.types import BackboneSpec, Digest, Head, Image, Manifest
 from storage.datasets.manifests import DatasetRef, read_manifest
 from storage.models.versions import (
     Declined,
@@ -56,7 +57,7 @@ class _IncomparableError(ConflictError):
 
 def list_heads(workspace: Workspace, name: str) -> list[ModelRef]:
     """Every version of a model that is a head on frozen features, oldest first."""
-    return [ref for ref in list_models(workspace) if ref.name == name and not _is_network(ref)]
+    return [ref for ref in list_models(workspace) if ref.name == name and not ref.record.is_network]
 
 
 def promote_by_hand(workspace_root: str, model: str) -> dict[str, Any]:
@@ -119,12 +120,13 @@ def _decide(workspace: Workspace, challenger: ModelRef, serving: Serving, head: 
     compared = f"Version {version} was compared with version {serving.version}."
     try:
         opponent = _readable(workspace, name, serving.version)
-        if _started_from(opponent) == version:
-            gate = opponent.record["finetune"]["gate"]
-            return _stays(serving, f"Version {serving.version} was trained from version {version} on. {gate['reason']}")
-        if _started_from(challenger) == serving.version:  # its own gate has compared them
-            gate = challenger.record["finetune"]["gate"]
-            return _promoted(promote(workspace, name, version, f"{compared} {gate['reason']}", gate, data))
+        theirs, ours = opponent.record.finetune, challenger.record.finetune
+        if theirs and theirs.started_from.version == version:
+            reason = f"Version {serving.version} was trained from version {version}. {theirs.gate.reason}"
+            return _stays(serving, reason)
+        if ours and ours.started_from.version == serving.version:  # its own gate has compared them
+            reason = f"{compared} {ours.gate.reason}"
+            return _promoted(promote(workspace, name, version, reason, asdict(ours.gate), data))
         with stage("compare"):
             outcome = compare_versions(workspace, challenger, opponent, head)
     except _IncomparableError as error:
@@ -148,16 +150,7 @@ def _stays(serving: Serving, reason: str, gate: Any = None) -> Verdict:
 
 
 def _data_of(ref: ModelRef) -> str:
-    return str(ref.record["data"]["fingerprint"])
-
-
-def _is_network(ref: ModelRef) -> bool:
-    return "finetune" in ref.record
-
-
-def _started_from(ref: ModelRef) -> int | None:
-    """Return the version of the head that a fine-tuned network started from."""
-    return int(ref.record["finetune"]["started_from"]["version"]) if _is_network(ref) else None
+    return ref.record.data.fingerprint
 
 
 # ── comparing ────────────────────────────────────────────────────────────────────────────────────
@@ -176,7 +169,7 @@ def compare_versions(
     images = _usable(today, challenger)
     asked = [image for image in images if image.split == "train"]
     margin = MARGIN
-    if _is_network(challenger) or _is_network(serving):
+    if challenger.record.is_network or serving.record.is_network:
         margin = 0.0
         test_on, _ = held_out(images)
         tested = {image.digest for image in test_on}
@@ -220,7 +213,7 @@ def _names(manifest: Manifest, image: Image) -> Names:
 def _answer(
     workspace: Workspace, ref: ModelRef, today: Manifest, asked: Sequence[Image], head: Head | None = None
 ) -> Answers:
-    if _is_network(ref):
+    if ref.record.is_network:
         return _network_answers(workspace, ref, today, asked)
     return _head_answers(workspace, ref, today, asked, head)
 
@@ -232,9 +225,9 @@ def _head_answers(
     learned_from = _manifest_of(workspace, ref)
     spec = _backbone_of(workspace, ref)
     learned = [image for image in _usable(learned_from, ref) if image.split == "train"]
-    taps = [tap for tap in spec.taps if tap.name in ref.record["plan"]["taps"]]
+    taps = [tap for tap in spec.taps if tap.name in ref.record.plan.taps]
     if head is None:
-        num_views = ref.record["features"]["num_views"]
+        num_views = ref.record.features.num_views
         if lost := {image.path for image in learned} & _without_features(workspace, learned_from, spec, num_views):
             raise _IncomparableError(
                 f"The features of {len(lost):,} pictures that version {ref.version} was trained on are gone, "
@@ -281,7 +274,7 @@ def _without_features(workspace: Workspace, manifest: Manifest, spec: BackboneSp
 
 def _usable(manifest: Manifest, ref: ModelRef) -> list[Image]:
     """Return the pictures that a version was made from: those that could be decoded then."""
-    left_out = {item["path"] for item in ref.record["data"]["rejected"]}
+    left_out = {item.path for item in ref.record.data.rejected}
     return [image for image in manifest.images if image.path not in left_out]
 
 

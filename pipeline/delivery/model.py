@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,12 @@ from pipeline.errors import DamagedError, ImageError, NumericsError
 from pipeline.images.ahead import ReadImage
 from pipeline.images.decode import decode
 from pipeline.quiet_keras import keras
-from pipeline.types import Activation, Array, BackboneSpec, Head, HeadTap, Image, Recipe
+from pipeline.types import Activation, Array, BackboneSpec, Certificate, Head, HeadTap, Image, Recipe
 
 layers, ops = keras.layers, keras.ops
 
 PIXELS = "pixels"  # the layer of a delivered model that holds what the recipe makes of a picture
 PROBABILITY_TOLERANCE = 1e-3  # float16 features cost up to 3e-4, Keras against OpenVINO 1e-5
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """How a delivered model compares with the cached path on real pictures."""
-
-    num_images: int
-    max_difference: float  # of any probability
-    argmax_agreement: float  # 0-1, of the class; of all labels where these do not exclude each other
-    tolerance: float
-    passed: bool  # a model that does not pass is not delivered
 
 
 def build_model(spec: BackboneSpec, head: Head) -> keras.Model:

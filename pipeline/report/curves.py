@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report.markdown import section, table, text
-
-Record = Mapping[str, Any]
+from pipeline.report.record import ModelRecord
 
 BAR = 20  # letters that a rate of 1 takes
 
 
-def layers_section(record: Record) -> str:
+def layers_section(record: ModelRecord) -> str:
     """Show every tap by depth, as Yosinski et al. 2014 (arXiv:1411.1792) show where features turn specific."""
-    rows = record.get("head", {}).get("evidence", ())
+    rows = record.head.evidence
     if len(rows) < 2:
         return ""
     lines = []
     for kind, title in (("gap", "averages"), ("grid", "3x3 grids")):
         lines += [(title, *_layer(row)) for row in rows if row["kind"] == kind]
-    figure = "mAP" if record["head"].get("activation") == "sigmoid" else "accuracy"
+    figure = "mAP" if record.head.activation == "sigmoid" else "accuracy"
     return section(
         "Layers",
         f"Every tap alone, shallow to deep: {figure} on training pictures held out one by one; log evidence (LogME).",
@@ -29,27 +28,27 @@ def layers_section(record: Record) -> str:
     )
 
 
-def _layer(row: Record) -> Sequence[object]:
+def _layer(row: Mapping[str, Any]) -> Sequence[object]:
     rate = 1 - row["loo_error"]
     return row["tap"], f"{rate:.1%}", _bar(rate), f"{row['logme']:.3f}"
 
 
-def learning_curve_section(record: Record) -> str:
+def learning_curve_section(record: ModelRecord) -> str:
     """Show the held-out error by training pictures, measured and expected."""
-    curve = record.get("learning_curve")
+    curve = record.learning_curve
     if not curve:
         return ""
+    most = max(curve.errors, default=0.0)
     rows = [
-        (f"{size:,}", f"{error:.1%}", _bar(error / max(curve["errors"])) if max(curve["errors"]) else "", "measured")
-        for size, error in zip(curve["sizes"], curve["errors"], strict=True)
+        (f"{size:,}", f"{error:.1%}", _bar(error / most) if most else "", "measured")
+        for size, error in zip(curve.sizes, curve.errors, strict=True)
     ]
-    if curve["verdict"]:
-        num = record["size"]["num_train"]
+    if curve.verdict:
+        num = 2 * record.plan.size.num_train
         # by the law: of many pictures a sample is measured, whose error is that of fewer pictures
-        expected = curve["floor"] + curve["slope"] / (2 * num) ** 0.5
-        rows.append((f"{2 * num:,}", f"{expected:.1%}", "", "expected"))
+        rows.append((f"{num:,}", f"{curve.floor + curve.slope / num**0.5:.1%}", "", "expected"))
     shown = ["", *table(("training pictures", "held-out error", "", ""), rows)] if rows else []
-    return section("Learning curve", text(curve["reason"]), *shown)
+    return section("Learning curve", text(curve.reason), *shown)
 
 
 def _bar(share: float) -> str:

@@ -2,124 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from pipeline.report.labels import is_of_labels
+from pipeline.decision.nouns import Plan, RankedBackbone, Similarity, Size
 from pipeline.report.markdown import bullets, section, table, text
+from pipeline.report.record import HeadSummary, ModelRecord
 
-Record = Mapping[str, Any]
 
-
-def why(record: Record) -> str:
-    reasons = [*record.get("reasons", ()), *record.get("head", {}).get("reasons", ())]
+def why(record: ModelRecord) -> str:
+    reasons = [*record.plan.reasons, *record.head.reasons]
     return section("Why", *bullets(reasons)) if reasons else ""
 
 
-def similarity_section(record: Record) -> str:
-    if "similarity" not in record:
-        return ""
-    similarity = record["similarity"]
+def similarity_section(similarity: Similarity) -> str:
     depths = (
-        ("distance", "all layers"),
-        ("early", "early third"),
-        ("middle", "middle third"),
-        ("late", "late third"),
+        ("all layers", similarity.distance),
+        ("early third", similarity.early),
+        ("middle third", similarity.middle),
+        ("late third", similarity.late),
     )
-    rows = [(label, f"{similarity[key]:.3f}") for key, label in depths]
-    limits = similarity.get("thresholds")
-    note = f" Similar below {limits['similar']}, different above {limits['different']}." if limits else ""
+    similar, different = similarity.limits
     return section(
         "Similarity",
-        f"{text(similarity['verdict']).capitalize()}, measured on {similarity['num_images']:,} pictures"
-        f"{_measured_with(similarity)}.{note} Early layers see blur, sensor and size; late layers see what is shown.",
+        f"{text(similarity.verdict).capitalize()}, measured on {similarity.num_images:,} pictures with "
+        f"{text(similarity.measured_with)}{_interval(similarity)}. Similar below {similar}, different above "
+        f"{different}. Early layers see blur, sensor and size; late layers see what is shown.",
         "",
-        *table(("layers", "D_BN (nats)"), rows),
+        *table(("layers", "D_BN (nats)"), [(label, f"{value:.3f}") for label, value in depths]),
         *_neighbours(similarity),
     )
 
 
-def _measured_with(similarity: Record) -> str:
-    with_what = f" with {text(similarity['measured_with'])}" if similarity.get("measured_with") else ""
-    if not similarity.get("interval"):
-        return with_what
-    low, high = similarity["interval"]
-    return f"{with_what} (95 %: {low:.3f} to {high:.3f})"
+def _interval(similarity: Similarity) -> str:
+    if not similarity.interval:
+        return ""
+    low, high = similarity.interval
+    return f" (95 %: {low:.3f} to {high:.3f})"
 
 
-def _neighbours(similarity: Record) -> list[str]:
+def _neighbours(similarity: Similarity) -> list[str]:
     """Place the dataset among known ones, nearest to ImageNet first."""
-    known = [(row["name"], row["distance"]) for row in similarity.get("references", ())]
+    known = [(row.name, row.distance) for row in similarity.references]
     if not known:
         return []
-    ranked = sorted([*known, ("this dataset", similarity["distance"])], key=lambda row: row[1])
+    ranked = sorted([*known, ("this dataset", similarity.distance)], key=lambda row: row[1])
     return ["", *table(("among known datasets", "D_BN (nats)"), [(name, f"{value:.3f}") for name, value in ranked])]
 
 
-def backbones_section(record: Record) -> str:
-    """Show how the backbones compared, where the choice was left open."""
-    if not record.get("backbones"):
+def backbones_section(backbones: Sequence[RankedBackbone]) -> str:
+    """Show how the backbones compared, if the choice was left open."""
+    if not backbones:
         return ""
     rows = [
         (
-            row["backbone"],
-            "" if row["error"] is None else f"{row['error']:.4f}",
-            "" if row["logme"] is None else f"{row['logme']:.3f}",
-            row["why_not"],
+            row.backbone,
+            "" if row.error is None else f"{row.error:.4f}",
+            "" if row.logme is None else f"{row.logme:.3f}",
+            row.why_not,
         )
-        for row in record["backbones"]
+        for row in backbones
     ]
     columns = ("backbone", "leave-one-out squared error", "log evidence", "not tried because")
     return section("Backbones", *table(columns, rows))
 
 
-def size_section(record: Record) -> str:
-    if "size" not in record:
-        return ""
-    size = record["size"]
+def size_section(size: Size) -> str:
     return section(
         "Size",
-        f"{text(size['verdict']).capitalize()}: {size['num_train']:,} training pictures of "
-        f"{size['num_classes']:,} classes, {size['smallest_class']:,} in the smallest.",
+        f"{text(size.verdict).capitalize()}: {size.num_train:,} training pictures of "
+        f"{size.num_classes:,} classes, {size.smallest_class:,} in the smallest.",
     )
 
 
-def head_section(record: Record) -> str:
-    if "head" not in record:
-        return ""
-    head = record["head"]
-    chosen = {row["tap"] for row in head["taps"]}
+def head_section(head: HeadSummary) -> str:
+    of_labels = head.activation == "sigmoid"
+    chosen = {row.tap for row in head.taps}
     rows = [
         (
             row["tap"],
             "yes" if row["tap"] in chosen else "",
             f"{row['share']:.2f}" if row.get("share") else "",
             f"{row['logme']:.3f}",
-            f"{1 - row['loo_error']:.3f}" if is_of_labels(record) else f"{row['loo_error']:.1%}",
+            f"{1 - row['loo_error']:.3f}" if of_labels else f"{row['loo_error']:.1%}",
             f"{row['penalty']:.3g}",
         )
-        for row in head.get("evidence") or head["taps"]
+        for row in head.evidence
     ]
-    figure = "mAP" if is_of_labels(record) else "error"
+    figure = "mAP" if of_labels else "error"
     return section(
         "Head",
-        head_figures(record),
+        head_figures(head),
         "",
         *table(("tap", "chosen", "share", "log evidence", f"leave-one-out {figure}", "penalty"), rows),
     )
 
 
-def head_figures(record: Record) -> str:
-    head = record["head"]
-    if is_of_labels(record):
-        return f"Leave-one-out mAP {1 - head['loo_error']:.3f}, log loss {head['loo_log_loss']:.3f} nats a label."
+def head_figures(head: HeadSummary) -> str:
+    if head.activation == "sigmoid":
+        return f"Leave-one-out mAP {1 - head.loo_error:.3f}, log loss {head.loo_log_loss:.3f} nats a label."
     return (
-        f"Leave-one-out error {head['loo_error']:.1%}, log loss {head['loo_log_loss']:.3f} nats, "
-        f"temperature {head['temperature']:.1f}."
+        f"Leave-one-out error {head.loo_error:.1%}, log loss {head.loo_log_loss:.3f} nats, "
+        f"temperature {head.temperature:.1f}."
     )
 
 
-def quadrant(record: Record) -> list[str]:
+def quadrant(plan: Plan) -> list[str]:
     """Draw the four cases as a table, the one that it is in bold; here only: text that is markup."""
     titles = {
         1: "1: a head on the top features",
@@ -127,54 +114,50 @@ def quadrant(record: Record) -> list[str]:
         3: "3: the whole network, from its weights",
         4: "4: the same, or from scratch",
     }
-    cells = {case: f"**● {title}**" if case == record["case"] else title for case, title in titles.items()}
-    similarity, size = record["similarity"], record["size"]
-    limits = similarity["thresholds"]
+    cells = {case: f"**● {title}**" if case == plan.case else title for case, title in titles.items()}
+    similarity, size = plan.similarity, plan.size
     return [
-        f"| | similar (D_BN below {limits['similar']}) | different |",
+        f"| | similar (D_BN below {similarity.limits[0]}) | different |",
         "| --- | --- | --- |",
         f"| **small** | {cells[1]} | {cells[2]} |",
         f"| **large** | {cells[3]} | {cells[4]} |",
         "",
-        f"D_BN {similarity['distance']:.3f} ({text(similarity['verdict'])}), {size['num_train']:,} training pictures "
-        f"({text(size['verdict'])}). Strategy: {text(record['strategy'])}.",
+        f"D_BN {similarity.distance:.3f} ({text(similarity.verdict)}), {size.num_train:,} training pictures "
+        f"({text(size.verdict)}). Strategy: {text(plan.strategy)}.",
     ]
 
 
-def decision(record: Record) -> str:
+def decision(plan: Plan) -> str:
     """Show every signal with its boundary, what was changed, and what was not taken."""
-    if "signals" not in record:
-        return ""
     rows = [
-        (row["name"], f"{row['value']:,.4g}", f"{row['threshold']:,.4g}", f"{row['margin']:+,.4g}", row["says"])
-        for row in record["signals"]
+        (row.name, f"{row.value:,.4g}", f"{row.threshold:,.4g}", f"{row.margin:+,.4g}", row.says)
+        for row in plan.signals
     ]
-    chosen, textbook = record["strategy"], record["textbook"]
     verdict = (
-        f"The textbook's table says {text(textbook)}, and so it is."
-        if chosen == textbook
-        else f"The textbook's table says {text(textbook)}; the strategy is {text(chosen)}."
+        f"The textbook's table says {text(plan.textbook)}, and so it is."
+        if plan.strategy == plan.textbook
+        else f"The textbook's table says {text(plan.textbook)}; the strategy is {text(plan.strategy)}."
     )
     return section(
         "Decision",
-        *([*quadrant(record), ""] if "similarity" in record and "size" in record else []),
+        *quadrant(plan),
+        "",
         verdict,
         "",
         *table(("signal", "measured", "boundary", "margin", "meaning"), rows),
         "",
         "Not taken:",
         "",
-        *bullets(f"{item['strategy']}: {item['why_not']}." for item in record["alternatives"]),
+        *bullets(f"{item.strategy}: {item.why_not}." for item in plan.alternatives),
     )
 
 
-def quote_section(record: Record) -> str:
+def quote_section(record: ModelRecord) -> str:
     """Show what was predicted beside what came."""
-    scored = record.get("quote_scored")
-    if not scored:
+    if not record.quote_scored:
         return ""
     rows = [
         (what, f"{row['predicted']:.2f}", f"{row['actual']:.2f}", f"{row['ratio']:.2f}" if row["ratio"] else "")
-        for what, row in scored.items()
+        for what, row in record.quote_scored.items()
     ]
     return section("Quote", *table(("up to the head", "predicted", "actual", "actual / predicted"), rows))

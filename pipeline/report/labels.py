@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from pipeline.report.markdown import capped, section, table
-
-Record = Mapping[str, Any]
-
-
-def is_of_labels(record: Record) -> bool:
-    """Tell whether the model's labels do not exclude each other."""
-    return bool(record.get("head", {}).get("activation") == "sigmoid")
+from pipeline.types import LabelMetrics
 
 
-def label_metrics(record: Record) -> str:
-    metrics = record["metrics"]
+def label_metrics(metrics: LabelMetrics) -> str:
     rows = (
-        ("mean average precision (mAP)", f"{metrics['mean_average_precision']:.4f}"),
-        ("all labels of a picture right", f"{metrics['subset_accuracy']:.4f}"),
-        ("macro F1", f"{metrics['macro_f1']:.4f}"),
-        ("micro F1", f"{metrics['micro_f1']:.4f}"),
-        ("log loss (nats a label)", f"{metrics['log_loss']:.4f}"),
-        ("expected calibration error", f"{metrics['ece']:.4f}"),
+        ("mean average precision (mAP)", f"{metrics.mean_average_precision:.4f}"),
+        ("all labels of a picture right", f"{metrics.subset_accuracy:.4f}"),
+        ("macro F1", f"{metrics.macro_f1:.4f}"),
+        ("micro F1", f"{metrics.micro_f1:.4f}"),
+        ("log loss (nats a label)", f"{metrics.log_loss:.4f}"),
+        ("expected calibration error", f"{metrics.ece:.4f}"),
     )
     note = "mAP ranks pictures by probability, label by label; a label is given where its probability reaches its own"
     return section("Metrics", f"{note} threshold.", "", *table(("metric", "value"), rows))
 
 
-def label_table(record: Record) -> str:
+def label_table(metrics: LabelMetrics) -> str:
     worst_first = sorted(
-        record["metrics"]["per_class"], key=lambda row: (row["num_images"] == 0, row["average_precision"], row["name"])
+        metrics.per_class, key=lambda row: (row["num_images"] == 0, row["average_precision"], row["name"])
     )
     figures = ("average_precision", "threshold", "precision", "recall", "f1")
     rows = [(row["name"], row["num_images"], *(f"{row[key]:.3f}" for key in figures)) for row in worst_first]

@@ -1,153 +1,153 @@
-"""Everything a model was made from, as one JSON document: inputs, decisions, versions, metrics, lineage."""
+"""The record of a model: everything it was made from, as one frozen value and as one JSON document."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pipeline.decision.nouns import (
-    Alternative,
-    Change,
-    Drift,
-    Plan,
-    Quote,
-    QuoteItem,
-    RankedBackbone,
-    Reference,
-    Signal,
-    Similarity,
-    Size,
-)
+from pipeline.decision.finetuned import FinetuneReport
+from pipeline.decision.nouns import Plan
 from pipeline.errors import DamagedError
-from pipeline.types import BackboneSpec, Head, LabelMetrics, Manifest, Metrics, Rejected
+from pipeline.jsonable import from_json, to_json
+from pipeline.types import (
+    Activation,
+    BackboneSpec,
+    Certificate,
+    Head,
+    HeadKind,
+    LabelMetrics,
+    LearningCurve,
+    Manifest,
+    Metrics,
+    Recipe,
+    Rejected,
+    TapKind,
+)
 
-FORMAT = "headstart.record"
-VERSION = 1
-
-
-def dataset_part(manifest: Manifest, rejected: Sequence[Rejected]) -> dict[str, Any]:
-    """Describe the data; `rejected` are all files left out, found by their header or on decoding."""
-    return {
-        "root": manifest.root,
-        "fingerprint": manifest.fingerprint,
-        "num_files": manifest.num_files,
-        "num_duplicates": manifest.num_duplicates,
-        "classes": list(manifest.classes),
-        "exclusive": manifest.exclusive,
-        "rejected": [asdict(item) for item in rejected],
-        "notes": list(manifest.notes),
-    }
-
-
-def plan_part(plan: Plan) -> dict[str, Any]:
-    """Describe the decision, as `plan` and `onboard` print it."""
-    return {
-        "case": plan.case,
-        "strategy": plan.strategy,
-        "similarity": {
-            **_listed(asdict(plan.similarity)),
-            "thresholds": dict(zip(("similar", "different"), plan.similarity.limits, strict=True)),
-        },
-        "size": asdict(plan.size),
-        "reasons": list(plan.reasons),
-        "textbook": plan.textbook,
-        "signals": [{**asdict(signal), "margin": signal.margin} for signal in plan.signals],
-        "alternatives": [asdict(alternative) for alternative in plan.alternatives],
-        "changes": [asdict(change) for change in plan.changes],
-        "backbones": [asdict(row) for row in plan.backbones],
-        "quote": {**asdict(plan.quote), "minutes": plan.quote.minutes} if plan.quote else None,
-        "plan": {"backbone": plan.backbone, "taps": list(plan.taps)},
-    }
+SCHEMA_VERSION = 1
+ONLY_IF_KNOWN = ("learning_curve", "quote_scored", "finetune")  # keys that a document lacks if there is no value
 
 
-def parse_plan(record: Mapping[str, Any]) -> Plan:
-    """Read back what `plan_part` wrote.
+@dataclass(frozen=True, slots=True)
+class TapSummary:
+    """A tap that a head reads, without its weights."""
 
-    Raises
-    ------
-    DamagedError
-        When the record does not hold it.
-    """
-    try:
-        return Plan(
-            backbone=record["plan"]["backbone"],
-            case=record["case"],
-            strategy=record["strategy"],
-            taps=tuple(record["plan"]["taps"]),
-            similarity=parse_similarity(record["similarity"]),
-            size=Size(**record["size"]),
-            reasons=tuple(record["reasons"]),
-            textbook=record["textbook"],
-            signals=tuple(
-                Signal(**{key: value for key, value in row.items() if key != "margin"}) for row in record["signals"]
-            ),
-            alternatives=tuple(Alternative(**row) for row in record["alternatives"]),
-            changes=tuple(Change(**row) for row in record["changes"]),
-            quote=parse_quote(record["quote"]) if record.get("quote") else None,
-            backbones=tuple(RankedBackbone(**row) for row in record.get("backbones", ())),
-        )
-    except (KeyError, TypeError) as error:
-        raise DamagedError(f"The record holds no plan: {error}. Onboard the folder again.") from error
+    tap: str
+    kind: TapKind
+    penalty: float
+    logme: float
+    loo_error: float
 
 
-def parse_quote(part: Mapping[str, Any]) -> Quote:
-    """Read back what `plan_part` wrote of a quote."""
-    items = tuple(QuoteItem(**row) for row in part["items"])
-    rest = {name: value for name, value in part.items() if name not in ("items", "finetuning", "minutes")}
-    return Quote(items=items, finetuning=QuoteItem(**part["finetuning"]), **rest)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSummary:
+    """A head without its weights; see `Head` for the units."""
+
+    taps: tuple[TapSummary, ...]
+    temperature: float
+    loo_error: float
+    loo_log_loss: float
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    reasons: tuple[str, ...] = ()
+    kind: HeadKind = "stacked"
+    activation: Activation = "softmax"
+    thresholds: tuple[float, ...] = ()
 
 
-def _listed(value: Any) -> Any:
-    """Write tuples as the lists that JSON would make of them, so that a document is the same fresh and read back."""
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSummary:
+    """The pictures that a model was made from."""
+
+    root: str
+    fingerprint: str  # of the manifest
+    num_files: int
+    num_duplicates: int
+    classes: tuple[str, ...]
+    exclusive: bool = True
+    rejected: tuple[Rejected, ...]  # all files that were left out, found by their header or on decoding
+    notes: tuple[str, ...]
 
 
-def parse_similarity(part: Mapping[str, Any]) -> Similarity:
-    """Read back what `dataclasses.asdict` made of a similarity, by way of JSON.
+@dataclass(frozen=True, slots=True)
+class BackboneSummary:
+    """Which pretrained network a model was made with."""
 
-    Raises
-    ------
-    DamagedError
-        When fields are missing or unknown.
-    """
-    fields = {key: value for key, value in part.items() if key != "thresholds"}
-    try:
-        for name in ("interval", "limits"):
-            if fields.get(name):
-                fields[name] = tuple(fields[name])
-        fields["references"] = tuple(Reference(**row) for row in fields.get("references", ()))
-        if own := fields.get("own"):
-            fields["own"] = Drift(**{**own, "interval": tuple(own["interval"])})
-        return Similarity(**fields)
-    except (KeyError, TypeError) as error:
-        raise DamagedError(f"The record holds no similarity: {error}. Measure the folder again.") from error
+    name: str
+    weights: str
+    weights_sha256: str
 
 
-def head_part(head: Head) -> dict[str, Any]:
-    """Describe a head without its weights."""
-    return {
-        "taps": [
-            {
-                "tap": part.tap,
-                "kind": part.kind,
-                "penalty": part.penalty,
-                "logme": part.logme,
-                "loo_error": part.loo_error,
-            }
-            for part in head.taps
-        ],
-        "temperature": head.temperature,
-        "loo_error": head.loo_error,
-        "loo_log_loss": head.loo_log_loss,
-        "evidence": [dict(row) for row in head.evidence],
-        "reasons": list(head.reasons),
-        "kind": head.kind,
-        "activation": head.activation,
-        "thresholds": list(head.thresholds),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSummary:
+    """Where the features of a training came from. Numbers are rows: a picture has one for each of its views."""
+
+    num_images: int
+    num_views: int = 0  # augmented views of each training picture
+    num_computed: int
+    num_reused: int
+    num_rejected: int
+    backbone: str
+    space: str
+    taps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """How and when a model was made."""
+
+    request: str  # digest of everything that determines the model
+    created: str  # ISO 8601, UTC
+    certificate: Certificate
+    features: FeatureSummary
+    learning_curve: LearningCurve | None = None
+    quote_scored: Mapping[str, Mapping[str, float | None]] | None = None  # predicted, actual and their ratio
+    finetune: FinetuneReport | None = None  # of a fine-tuned network
+    seconds: Mapping[str, float]  # by stage
+    versions: Mapping[str, str]  # of packages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord(Provenance):
+    """Everything that a model was made from: inputs, decisions, versions, metrics and lineage."""
+
+    dataset: str
+    plan: Plan  # as it is once the head is there
+    head: HeadSummary
+    metrics: Metrics | LabelMetrics
+    data: DataSummary
+    backbone: BackboneSummary
+    recipe: Recipe
+    name: str = ""  # this and what follows: once it is saved
+    model_version: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)  # path within the folder -> SHA-256
+
+    @property
+    def is_network(self) -> bool:
+        """Whether the model is a fine-tuned network, not a head on frozen features."""
+        return self.finetune is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document; the plan's fields lie beside the others."""
+        document = to_json(self)
+        absent = {"plan", *(name for name in ONLY_IF_KNOWN if document[name] is None)}
+        rest = {name: value for name, value in document.items() if name not in absent}
+        return {"schema_version": SCHEMA_VERSION, **plan_part(self.plan), **rest}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ModelRecord:
+        """Read back what `to_json` wrote; DamagedError if it does not hold a record."""
+        return from_json(cls, {**document, "plan": parse_plan(document)})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Where a saved model is, and what it was made from."""
+
+    name: str
+    version: int
+    path: str
+    record: ModelRecord = field(compare=False)
 
 
 def build_record(
@@ -157,17 +157,60 @@ def build_record(
     head: Head,
     metrics: Metrics | LabelMetrics,
     rejected: Sequence[Rejected],
-    extra: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Assemble the record of a model; `extra` holds what only the caller knows (clock, versions, files)."""
-    return {
-        "schema_version": 1,
-        "dataset": manifest.dataset,
-        **plan_part(plan),
-        "head": head_part(head),
-        "metrics": asdict(metrics),
-        "data": dataset_part(manifest, rejected),
-        "backbone": {"name": spec.name, "weights": spec.weights, "weights_sha256": spec.weights_sha256},
-        "recipe": asdict(spec.recipe),
-        **extra,
-    }
+    provenance: Provenance,
+) -> ModelRecord:
+    """Assemble the record of a model; `rejected` are all files that were left out."""
+    return ModelRecord(
+        dataset=manifest.dataset,
+        plan=plan,
+        head=HeadSummary(
+            taps=tuple(TapSummary(tap.tap, tap.kind, tap.penalty, tap.logme, tap.loo_error) for tap in head.taps),
+            **{item.name: getattr(head, item.name) for item in fields(HeadSummary) if item.name != "taps"},
+        ),
+        metrics=metrics,
+        data=DataSummary(
+            root=manifest.root,
+            fingerprint=manifest.fingerprint,
+            num_files=manifest.num_files,
+            num_duplicates=manifest.num_duplicates,
+            classes=manifest.classes,
+            exclusive=manifest.exclusive,
+            rejected=tuple(rejected),
+            notes=manifest.notes,
+        ),
+        backbone=BackboneSummary(spec.name, spec.weights, spec.weights_sha256),
+        recipe=spec.recipe,
+        **{item.name: getattr(provenance, item.name) for item in fields(Provenance)},
+    )
+
+
+def plan_part(plan: Plan) -> dict[str, Any]:
+    """Describe the decision, as `plan` and `onboard` print it and records keep it."""
+    document = to_json(plan)
+    document["plan"] = {"backbone": document.pop("backbone"), "taps": document.pop("taps")}
+    limits = dict(zip(("similar", "different"), plan.similarity.limits, strict=True))
+    document["similarity"]["thresholds"] = limits
+    for row, signal in zip(document["signals"], plan.signals, strict=True):
+        row["margin"] = signal.margin
+    if plan.quote:
+        document["quote"]["minutes"] = plan.quote.minutes
+    return document
+
+
+def parse_plan(document: Mapping[str, Any]) -> Plan:
+    """Read back what `plan_part` wrote.
+
+    Raises
+    ------
+    DamagedError
+        The document does not hold it.
+    """
+    named = document.get("plan")
+    if not isinstance(named, Mapping):
+        raise DamagedError("The record holds no plan. Onboard the folder again.")
+    return from_json(Plan, {**document, **named})
+
+
+def metrics_part(metrics: Metrics | LabelMetrics) -> dict[str, Any]:
+    """Describe how good a model is, without the rows of its classes."""
+    return {name: value for name, value in to_json(metrics).items() if name not in ("per_class", "confusion")}

@@ -165,10 +165,7 @@ def _needed_manifests(workspace: Workspace) -> Iterator[tuple[str, str]]:
             yield ref.name, ref.fingerprint
     for folder in list_versions(workspace):
         record = read_ref(folder).record
-        try:
-            yield str(record["dataset"]), str(record["data"]["fingerprint"])
-        except (KeyError, TypeError) as error:
-            raise DamagedError(f"{folder} is damaged: its record does not say what it was trained on.") from error
+        yield record.dataset, record.data.fingerprint
     for folder in list_folders(workspace):
         asked = _find_asked(folder)
         if asked and workspace.manifest(*asked).exists():  # without it the job is of no use, and garbage

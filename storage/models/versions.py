@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConflictError, DamagedError, HeadstartError, NotFoundError
-from pipeline.types import ModelRef
+from pipeline.report.record import ModelRecord, ModelRef
 from storage.datasets.manifests import parse_dataset_name
 from storage.disk.atomic import (
     explained,
@@ -46,7 +46,7 @@ class NewVersion:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.record: Mapping[str, Any] | None = None
+        self.record: ModelRecord | None = None
         self._ref: ModelRef | None = None
 
     @property
@@ -62,8 +62,8 @@ class NewVersion:
         while self._ref is None:
             version = max(_versions(workspace, name), default=0) + 1
             final = workspace.model(name, version)
-            record = {**self.record, "name": name, "model_version": version, "files": files}
-            write_json(self.folder / RECORD, record, FORMAT, VERSION, workspace.stage)
+            record = replace(self.record, name=name, model_version=version, files=files)
+            write_json(self.folder / RECORD, record.to_json(), FORMAT, VERSION, workspace.stage)
             if publish_folder(self.folder, final, workspace.stage.fs):  # else another process took the number
                 self._ref = read_ref(final)
 
@@ -74,7 +74,7 @@ def new_version(workspace: Workspace, name: str) -> Iterator[NewVersion]:
 
     >>> with new_version(workspace, "flowers") as version:  # doctest: +SKIP
     ...     save(version.folder / "model.keras")
-    ...     version.record = {"request": request}
+    ...     version.record = record
     >>> version.ref.version  # doctest: +SKIP
     1
     """
@@ -87,11 +87,17 @@ def new_version(workspace: Workspace, name: str) -> Iterator[NewVersion]:
 
 def read_ref(folder: Path) -> ModelRef:
     """Read a bundle's record, wherever the bundle lies."""
-    record = read_json(folder / RECORD, FORMAT, VERSION)
+    document = read_record(folder)
     try:
-        return ModelRef(str(record["name"]), int(record["model_version"]), str(folder), record)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{folder / RECORD} is damaged: it lacks {error}.") from error
+        record = ModelRecord.from_json(document)
+    except DamagedError as error:
+        raise DamagedError(f"{folder / RECORD} is damaged. {error}") from error
+    return ModelRef(record.name, record.model_version, str(folder), record)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read a bundle's record as the document that it is."""
+    return read_json(folder / RECORD, FORMAT, VERSION)
 
 
 def get_model(workspace: Workspace, text: str) -> ModelRef:
@@ -123,7 +129,7 @@ def get_model(workspace: Workspace, text: str) -> ModelRef:
 
 def find_by_request(workspace: Workspace, name: str, request: str) -> ModelRef | None:
     """Find the newest version that was made from the same request, a digest of all that determined it."""
-    found = [ref for ref in _readable(workspace, name) if ref.record.get("request") == request]
+    found = [ref for ref in _readable(workspace, name) if ref.record.request == request]
     return found[-1] if found else None
 
 
@@ -139,8 +145,8 @@ def list_versions(workspace: Workspace) -> list[Path]:
 
 def check_bundle(ref: ModelRef) -> None:
     """Raise DamagedError unless every file is as it was when the model was saved."""
-    files = ref.record.get("files")
-    if not isinstance(files, dict):
+    files = ref.record.files
+    if not files:
         raise DamagedError(f"{ref.path} is damaged: its record lists no files.")
     if changed := changed_files(Path(ref.path), files):
         raise DamagedError(f"{ref.path} is damaged: {', '.join(changed)} changed since it was saved. Train again.")

@@ -219,7 +219,7 @@ def _ask_at_once(scratch: Path, database: str | None, num_requests: int, dice: r
         states = Counter(run["state"]["name"] for run in server.runs() if run["id"] in ids)
         workspace = Workspace.open(server.environment["HEADSTART_HOME"])
     versions = Counter(ref.name for ref in list_models(workspace))
-    computed = sum(ref.record["features"]["num_computed"] for ref in list_models(workspace))
+    computed = sum(ref.record.features.num_computed for ref in list_models(workspace))
     problems: Counter[str] = Counter()
     if states != {"Completed": num_requests}:
         problems[f"not every run completed: {dict(states)}"] += 1

@@ -93,7 +93,7 @@ def test_views_of_training_pictures_are_computed_once_each(again):
 def test_a_model_knows_the_views_it_was_offered(again):
     with_views = steps.onboard(request(again, views=1))
     assert with_views["model"]["version"] == 2
-    assert get_model(Workspace.open(again.workspace), "shapes@2").record["features"]["num_views"] == 1
+    assert get_model(Workspace.open(again.workspace), "shapes@2").record.features.num_views == 1
     assert steps.onboard(request(again, views=1))["model"]["version"] == 2
     assert with_views["metrics"]["num_images"] == again.document["metrics"]["num_images"]
 
@@ -105,7 +105,7 @@ def test_another_recipe_is_another_space_and_another_model(again):
     scaled = steps.onboard(request(again, recipe="scaled"))
     assert counts(scaled) == (24, 24, 0)
     assert scaled["features"]["space"] != again.document["features"]["space"]
-    assert get_model(Workspace.open(again.workspace), "shapes").record["recipe"]["decoder"] == DECODERS["scaled"]
+    assert get_model(Workspace.open(again.workspace), "shapes").record.recipe.decoder == DECODERS["scaled"]
     assert steps.onboard(request(again))["model"]["version"] == 1
 
 
@@ -135,7 +135,7 @@ def test_a_smaller_square_is_another_space_with_a_model_of_its_own(again, headst
     assert document["similarity"] == again.document["similarity"]
     assert not any("calibrated" in reason for reason in document["reasons"])
     record = get_model(Workspace.open(again.workspace), "shapes").record
-    assert (record["model_version"], record["recipe"]["size"]) == (2, 96)
+    assert (record.model_version, record.recipe.size) == (2, 96)
 
     found = headstart(*at_96)
     assert json.loads(found.stdout)["model"] == document["model"]

@@ -39,8 +39,8 @@ def test_every_strategy_is_judged_on_the_same_pictures(place, tiny_network):
     # the head of the audit is that of the model
     record = list_models(Workspace.open(place))[0].record
     chosen = next(row for row in result.strategies if row.strategy == result.chosen)
-    assert chosen.accuracy == record["metrics"]["accuracy"]
-    assert chosen.loo_error == result.signals.loo_error == record["head"]["loo_error"]
+    assert chosen.accuracy == record.metrics.accuracy
+    assert chosen.loo_error == result.signals.loo_error == record.head.loo_error
     document = to_document(result)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 

@@ -64,7 +64,7 @@ def test_a_job_is_named_by_everything_that_determines_it(place):
     assert len({job.id, *others}) == 3
     assert job.outcome is None
     assert job.asked.dataset == "shapes"
-    assert job.asked.fingerprint == job.head.record["data"]["fingerprint"]
+    assert job.asked.fingerprint == job.head.record.data.fingerprint
     assert list_jobs(Workspace.open(place)) == []  # nothing was begun
 
 
@@ -130,13 +130,13 @@ def test_what_is_better_becomes_the_next_version_with_its_certificate(place, sma
     assert versions(place) == [("shapes", 1), ("shapes", 2)]
     ref = get_model(Workspace.open(place), "shapes")
     record = ref.record
-    assert record["certificate"]["passed"]
-    tuned = record["finetune"]
-    assert tuned["started_from"]["version"] == 1
-    assert tuned["gate"] == asdict(PASSED)
-    assert [row["epoch"] for row in tuned["curve"]] == [0, 1, 2]
-    assert tuned["schedule"]["epochs"] == 2
-    assert tuned["num_fit"] + tuned["num_validation"] == record["size"]["num_train"]
+    assert record.certificate.passed
+    tuned = record.finetune
+    assert tuned.started_from.version == 1
+    assert tuned.gate == PASSED
+    assert [row.epoch for row in tuned.curve] == [0, 1, 2]
+    assert tuned.schedule.epochs == 2
+    assert tuned.num_fit + tuned.num_validation == record.plan.size.num_train
     report = (place / "models/shapes/2/report.md").read_text()
     assert "## Fine-tuning" in report
     assert "| 2 " in report
@@ -240,10 +240,11 @@ def test_too_few_pictures_are_told_apart_from_a_bug(place, monkeypatch):
 
 
 def as_case_4(monkeypatch):
-    from pipeline.report.record import parse_plan
+    def prepare(*arguments):
+        inputs, extracted = ground.prepare(*arguments)
+        return replace(inputs, plan=replace(inputs.plan, case=4, strategy="fine-tune-or-scratch")), extracted
 
-    changed = {"case": 4, "strategy": "fine-tune-or-scratch"}
-    monkeypatch.setattr(ground, "parse_plan", lambda record: replace(parse_plan(record), **changed))
+    monkeypatch.setattr(finetuning, "prepare", prepare)
 
 
 @pytest.mark.parametrize("ahead", [False, True])
@@ -280,7 +281,7 @@ def test_the_better_arm_is_the_one_that_is_shipped(place, monkeypatch, always_pa
     assert result.arm == "scratch"
     assert result.model.version == 2
     ref = get_model(Workspace.open(place), "shapes")
-    assert ref.record["recipe"]["size"] == 32
+    assert ref.record.recipe.size == 32
     assert "From random weights (course, 32 pixels)" in (place / "models/shapes/2/report.md").read_text()
 
 

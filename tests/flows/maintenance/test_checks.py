@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -190,12 +191,11 @@ def test_what_nothing_needs_is_named_first_and_removed_when_asked(headstart, mov
 def test_versions_that_do_not_serve_go_where_a_number_to_keep_is_given(headstart, moved):
     """Heads 1 to 5, networks 6 and 7: 2 serves, 1 did before, a job starts from 3."""
     workspace = Workspace.open(moved.workspace)
-    sealed = get_model(workspace, "shapes@1").record
-    record = {key: sealed[key] for key in sealed.keys() - {"format", "version", "checksum"}}
+    record = get_model(workspace, "shapes@1").record
     for number in range(2, 8):
         with new_version(workspace, "shapes") as version:
             (version.folder / "model.keras").write_bytes(b"%d" % number)
-            version.record = {**record, **({"finetune": {}} if number > 5 else {})}
+            version.record = replace(record, finetune=factories.a_finetuning() if number > 5 else None)
     promote(workspace, "shapes", 2, "It is better.")
     with running(workspace, "job", {"dataset": "shapes", "head_version": 3, **asked_of(record)}):
         pass
@@ -211,7 +211,7 @@ def test_versions_that_do_not_serve_go_where_a_number_to_keep_is_given(headstart
 
 
 def asked_of(record):
-    return {"fingerprint": record["data"]["fingerprint"], "case": 3, "epochs": 1, "num_train": 1}
+    return {"fingerprint": record.data.fingerprint, "case": 3, "epochs": 1, "num_train": 1}
 
 
 def models_in(found):

@@ -12,8 +12,9 @@ from flows.onboarding import decide, ranking
 from flows.onboarding.ranking import available_backbones, choose_backbone
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import APPLICATIONS, AUTO, BACKBONES, DEFAULT_BACKBONE, check_choice, keras_file
-from pipeline.decision.nouns import RankedBackbone
+from pipeline.decision.nouns import RankedBackbone, Similarity
 from pipeline.errors import DataError, NotFoundError, UnknownNameError, UsageError
+from pipeline.jsonable import from_json
 from storage.workspace import Workspace
 from tests import factories
 
@@ -187,6 +188,4 @@ def test_another_choice_than_the_embedded_backbone_is_a_change_of_the_plan(again
 
 
 def _similarity(place):
-    from pipeline.report.record import parse_similarity
-
-    return parse_similarity(json.loads(json.dumps(place.document["similarity"])))
+    return from_json(Similarity, place.document["similarity"])

@@ -1,9 +1,11 @@
 """When artifacts are written, and what of; what Prefect then shows is in test_jobs."""
 
 import httpx
+import numpy as np
 import pytest
 
 from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, artifact_key, figures
+from pipeline.evaluation.classes import evaluate
 
 pytestmark = pytest.mark.prefect
 
@@ -70,22 +72,15 @@ def test_a_bar_is_written_now_and_then_and_at_the_end(written):
 
 
 def test_every_figure_of_a_model_is_a_row_with_its_interval():
-    rows = figures(
-        {
-            "split": "test",
-            "num_images": 10,
-            "accuracy": 0.9,
-            "accuracy_interval": (0.6, 0.98),
-            "ece": 0.1,
-            "intervals": {"ece": [0.05, 0.2]},
-            "per_class": [],
-        }
-    )
-    assert rows == [
-        {"figure": "num_images", "value": 10, "low": None, "high": None},
-        {"figure": "accuracy", "value": 0.9, "low": 0.6, "high": 0.98},
-        {"figure": "ece", "value": 0.1, "low": 0.05, "high": 0.2},
-    ]
+    scores = np.eye(2)[[0, 0, 0, 1]] * 0.8 + 0.1
+    metrics = evaluate([0, 0, 1, 1], scores, ("a", "b"), "test")
+    rows = {row.pop("figure"): row for row in figures(metrics)}
+    assert rows["num_images"] == {"value": 4, "low": None, "high": None}
+    low, high = metrics.accuracy_interval
+    assert rows["accuracy"] == {"value": 0.75, "low": low, "high": high}
+    low, high = metrics.intervals["ece"]
+    assert rows["ece"] == {"value": metrics.ece, "low": low, "high": high}
+    assert not {"per_class", "confusion", "split"} & rows.keys()
 
 
 def test_an_artifact_has_a_name_that_prefect_allows():

@@ -1,19 +1,70 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from pipeline.decision.nouns import Drift, RankedBackbone, Reference, Similarity, Size
 from pipeline.decision.plan import Wishes, plan_case
+from pipeline.decision.quote import Rates, Work, plan_quote
 from pipeline.errors import DamagedError
-from pipeline.report.record import parse_plan, parse_similarity, plan_part
-from pipeline.types import Tap
+from pipeline.evaluation.labels import evaluate_labels
+from pipeline.jsonable import from_json
+from pipeline.report.record import ModelRecord, parse_plan, plan_part
+from pipeline.types import LearningCurve, Tap
+from tests import factories
+
+TAPS = (Tap("stage5_grid", "block5", "grid", 1008, 0), Tap("top", "top_activation", "gap", 1280, 1))
+DIFFERENT = Similarity(0.286, 0.3, 0.2, 0.4, 104, "different")
+SIZE = Size(1000, 10, 90, "small")
 
 
-def test_a_plan_read_back_from_its_record_is_the_same_plan():
-    similarity = Similarity(0.286, 0.3, 0.2, 0.4, 104, "different")
-    taps = (Tap("stage5_grid", "block5", "grid", 1008, 0), Tap("top", "top_activation", "gap", 1280, 1))
-    plan = plan_case(similarity, Size(1000, 10, 90, "small"), "a_backbone", taps, Wishes(case=4, by="ada"))
+def through_json(record):
+    return ModelRecord.from_json(json.loads(json.dumps(record.to_json())))
+
+
+def test_a_head_is_the_same_after_json():
+    quote = plan_quote(Work(10, 10, 10, 2, 224, 100, TAPS), Rates())
+    plan = replace(plan_case(DIFFERENT, SIZE, "a_backbone", TAPS), quote=quote)
+    curve = LearningCurve("More pictures pay.", (4, 8), (0.2, 0.1), 0.05, 0.2, 0.02, (0.01, 0.03), "data-limited")
+    scored = {
+        "minutes": {"predicted": 2.0, "actual": 3.0, "ratio": 1.5},
+        "disk (GB)": {"predicted": 0.0, "ratio": None},
+    }
+    record = factories.a_record(plan=plan, rejected=[factories.a_rejected("a\udcff.jpg")], learning_curve=curve)
+    record = replace(record, quote_scored=scored, name="pets", model_version=2, files={"model.keras": "ab" * 32})
+    assert through_json(record) == record
+    assert not record.is_network
+
+
+def test_a_fine_tuned_network_is_the_same_after_json():
+    record = factories.a_record(finetune=factories.a_finetuning())
+    assert through_json(record) == record
+    assert record.is_network
+
+
+def test_a_model_of_labels_that_do_not_exclude_each_other_is_the_same_after_json():
+    scores = np.asarray([[0.9, 0.2], [0.1, 0.8], [0.7, 0.6]])
+    metrics = evaluate_labels([(0,), (1,), (0, 1)], scores, ("cats", "dogs"), (0.5, 0.5), "test")
+    head = replace(factories.a_head(num_classes=2), activation="sigmoid", thresholds=(0.5, 0.5))
+    record = factories.a_record(factories.a_manifest(exclusive=False), head=head, metrics=metrics)
+    assert through_json(record) == record
+
+
+def test_the_document_of_a_head_has_no_key_for_a_fine_tuning():
+    assert not {"finetune", "learning_curve", "quote_scored"} & factories.a_record().to_json().keys()
+    assert "finetune" in factories.a_record(finetune=factories.a_finetuning()).to_json()
+
+
+@pytest.mark.parametrize("key", ["plan", "similarity", "head", "metrics", "data", "certificate", "files"])
+def test_a_damaged_record_is_named_by_its_place(key):
+    document = factories.a_record().to_json()
+    with pytest.raises(DamagedError, match=r"damaged|no plan"):
+        ModelRecord.from_json({**document, key: 3})
+
+
+def test_a_plan_is_the_same_after_json():
+    plan = plan_case(DIFFERENT, SIZE, "a_backbone", TAPS, Wishes(case=4, by="ada"))
     assert parse_plan(json.loads(json.dumps(plan_part(plan)))) == plan
 
 
@@ -33,9 +84,8 @@ def test_all_that_was_measured_of_similarity_and_backbones_is_read_back():
         (Reference("known", 0.03),),
         drift,
     )
-    taps = (Tap("top", "top", "gap", 8, 0),)
     ranking = (RankedBackbone("a_backbone", 0.2, 0.7), RankedBackbone("slow", why_not="no time was left"))
-    plan = replace(plan_case(measured, Size(1000, 10, 90, "small"), "a_backbone", taps), backbones=ranking)
+    plan = replace(plan_case(measured, SIZE, "a_backbone", TAPS), backbones=ranking)
     part = plan_part(plan)
     assert part == json.loads(json.dumps(part))
     assert part["similarity"]["thresholds"] == {"similar": 0.06, "different": 0.1}
@@ -44,13 +94,10 @@ def test_all_that_was_measured_of_similarity_and_backbones_is_read_back():
 
 def test_a_record_from_before_intervals_is_read():
     part = {"distance": 0.1, "early": 0.1, "middle": 0.1, "late": 0.1, "num_images": 104, "verdict": "different"}
-    found = parse_similarity({**part, "thresholds": {"similar": 0.05, "different": 0.09}})
+    found = from_json(Similarity, {**part, "thresholds": {"similar": 0.05, "different": 0.09}})
     assert found == Similarity(0.1, 0.1, 0.1, 0.1, 104, "different")
-    with pytest.raises(DamagedError, match="no similarity"):
-        parse_similarity({**part, "colour": "red"})
 
 
 def test_the_record_says_how_far_every_signal_is_from_its_boundary():
-    similarity = Similarity(0.286, 0.3, 0.2, 0.4, 104, "different")
-    plan = plan_case(similarity, Size(1000, 10, 90, "small"), "a_backbone", (Tap("top", "top", "gap", 8, 0),))
+    plan = plan_case(DIFFERENT, SIZE, "a_backbone", TAPS)
     assert [row["margin"] for row in plan_part(plan)["signals"]] == [0.286 - 0.09, -1000, 80]

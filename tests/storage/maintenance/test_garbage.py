@@ -27,6 +27,7 @@ from storage.maintenance.verification import Verification
 from storage.models.engines import new_engine
 from storage.models.versions import check_bundle, list_versions, new_version, one_at_a_time, promote, read_ref
 from storage.workspace import Workspace
+from tests import factories
 from tests.factories import age
 from tests.storage.faulty_disk import Death, FaultyDisk
 
@@ -82,7 +83,7 @@ def stored(space, block_of, digests_of):
 def save_model(workspace, manifest):
     with new_version(workspace, manifest.dataset) as version:
         (version.folder / "model.keras").write_bytes(b"weights")
-        version.record = {"dataset": manifest.dataset, "data": {"fingerprint": manifest.fingerprint}}
+        version.record = factories.a_record(manifest)
     return version.ref
 
 

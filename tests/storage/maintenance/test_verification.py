@@ -21,6 +21,7 @@ from storage.measurements import write_record
 from storage.models.engines import new_engine
 from storage.models.versions import new_version, promote
 from storage.workspace import Workspace
+from tests import factories
 from tests.factories import rewrite_document
 
 
@@ -75,7 +76,7 @@ def pristine(tmp_path_factory, space, block_of, digests_of):
     write_manifest(workspace, Manifest("pets", "/pets", ("a", "b"), images))
     with new_version(workspace, "pets") as version:
         (version.folder / "model.keras").write_bytes(b"weights")
-        version.record = {"dataset": "pets"}
+        version.record = factories.a_record()
     promote(workspace, "pets", 1, "It is the first.")
     write_registration(workspace, "pets", {"folder": "/pets"})
     with new_engine(workspace, "e" * 16) as folder:

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +22,10 @@ from storage.models.versions import (
     new_version,
     one_at_a_time,
     promote,
+    read_ref,
     serving_version,
 )
-from tests.factories import rewrite_document
+from tests.factories import a_record, rewrite_document
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def save(workspace):
             (version.folder / "model.keras").write_bytes(content)
             (version.folder / "plots").mkdir()
             (version.folder / "plots" / "curve.png").write_bytes(b"png")
-            version.record = {"request": request, "accuracy": 0.9}
+            version.record = a_record(request=request)
         return version.ref
 
     return save
@@ -51,10 +53,11 @@ def test_a_bundle_explains_itself(save, workspace):
     with open(os.path.join(ref.path, "record.json")) as file:
         record = json.load(file)
     assert record.pop("checksum")
-    assert record == ref.record
-    assert (record["format"], record["version"]) == ("headstart.record", 1)
-    assert (record["name"], record["model_version"], record["accuracy"]) == ("pets", 1, 0.9)
+    assert record == {"format": "headstart.record", "version": 1, **ref.record.to_json()}
+    assert (record["name"], record["model_version"], record["metrics"]["accuracy"]) == ("pets", 1, 1.0)
     assert sorted(record["files"]) == ["model.keras", "plots/curve.png"]
+    assert read_ref(Path(ref.path)) == ref
+    assert read_ref(Path(ref.path)).record == ref.record
 
 
 def test_a_bundle_is_found_by_its_path_wherever_it_lies(save, workspace, tmp_path):
@@ -88,7 +91,7 @@ def test_a_version_needs_a_record(workspace):
 
 def test_a_version_has_no_ref_before_it_is_committed(workspace):
     with new_version(workspace, "pets") as version:
-        version.record = {}
+        version.record = a_record()
         with pytest.raises(RuntimeError, match="not committed"):
             _ = version.ref
 
@@ -106,7 +109,7 @@ def test_versions_saved_at_once_get_numbers_of_their_own(save):
     for thread in threads:
         thread.join()
     assert sorted(ref.version for ref in refs) == list(range(1, 9))
-    assert all(ref.record["model_version"] == ref.version for ref in refs)
+    assert all(ref.record.model_version == ref.version for ref in refs)
 
 
 def test_the_newest_version_of_a_request_is_found(save, workspace):
