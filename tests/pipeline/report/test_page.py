@@ -205,7 +205,7 @@ def test_an_accuracy_has_one_interval_the_one_it_is_quoted_with():
     record = a_record()
     page = render_report(replace(record, metrics=replace(record.metrics, intervals={"accuracy": (0.1, 0.2)})))
     assert "| accuracy | 0.9170 | 0.8800 to 0.9430 |" in page
-    assert "0.1000" not in page
+    assert "0.1000 to 0.2000" not in page
 
 
 def test_the_layers_are_shown_by_depth_with_accuracy_and_evidence():
