@@ -38,7 +38,7 @@ _CURRENT: ContextVar[Stopwatch | None] = ContextVar("stopwatch", default=None)
 
 
 @contextmanager
-def running() -> Iterator[None]:
+def timed() -> Iterator[None]:
     """Make a new stopwatch the one that `stage` writes to and `seconds` reads."""
     token = _CURRENT.set(Stopwatch())
     try:

@@ -6,7 +6,6 @@ A database file is never opened but through SQLite: closing any other descriptor
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from pipeline.errors import ConflictError, DamagedError
 from storage.disk.atomic import explained, make_folder
+from storage.disk.locks import exclusive
 from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -151,19 +151,15 @@ class Database:
         """Move the file to quarantine, unless another process did so just now and it is sound again."""
         quarantine = self._workspace.quarantine
         with explained(quarantine):
-            make_folder(quarantine, self._workspace.stage.fs)
-            lock = os.open(quarantine, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            make_folder(quarantine, self._workspace.staging.fs)
+        with exclusive(quarantine):
             if is_sound():  # another process was faster; what lies there now is its new one
                 return
             journal = self._path.with_name(f"{self._path.name}-journal")
             for path in (journal, self._path):  # a journal left behind would be played into the new file
                 if path.exists():
                     self._workspace.set_aside(path)
-            log.warning("%s was damaged: moved to %s and built anew", self._path, quarantine)
-        finally:
-            os.close(lock)
+            log.warning("%s was damaged: moved to %s and rebuilt", self._path, quarantine)
 
 
 def checksum(*columns: object) -> int:

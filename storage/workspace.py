@@ -10,7 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import NotFoundError
-from storage.disk.atomic import REAL, Fs, Stage, explained, make_folder, read_json, to_json, write_once, write_whole
+from storage.disk.atomic import REAL, Fs, Staging, explained, make_folder, write_once, write_whole
+from storage.disk.documents import read_json, to_json
 
 FORMAT = "headstart.workspace"
 VERSION = 1
@@ -21,7 +22,7 @@ _SHARD_NAME = re.compile(r"([0-9a-f]{64})\.h5")
 @dataclass(frozen=True, slots=True)
 class Workspace:
     root: Path  # absolute
-    stage: Stage
+    staging: Staging
 
     @classmethod
     def open(cls, root: Path | str, *, create: bool = True, fs: Fs = REAL) -> Workspace:
@@ -35,7 +36,7 @@ class Workspace:
             It cannot be written, or a newer headstart made it.
         """
         root = Path(os.path.abspath(root))
-        workspace = cls(root, Stage(root / "staging", fs))
+        workspace = cls(root, Staging(root / "staging", fs))
         if create:
             workspace._make()
         elif not workspace.format_file.is_file():
@@ -47,26 +48,20 @@ class Workspace:
         advice = "Choose a folder that can be written with --workspace or HEADSTART_HOME."
         with explained(self.root, advice):
             if not self.format_file.is_file():
-                make_folder(self.root, self.stage.fs)
-                write_once(self.format_file, to_json({"store_id": uuid4().hex}, FORMAT, VERSION), self.stage)
+                make_folder(self.root, self.staging.fs)
+                write_once(self.format_file, to_json({"store_id": uuid4().hex}, FORMAT, VERSION), self.staging)
             self._prove_writable()
 
     def _prove_writable(self) -> None:
         # Asking (os.access) is not enough: root is told yes on a read-only file system.
-        make_folder(self.staging, self.stage.fs)
-        probe = self.staging / f".{uuid4().hex}.probe"
-        os.close(self.stage.fs.open_exclusive(probe, 0o600))
-        self.stage.fs.unlink(probe)
-
-    # ── names ────────────────────────────────────────────────────────────────────────────────────
+        make_folder(self.staging.folder, self.staging.fs)
+        probe = self.staging.folder / f".{uuid4().hex}.probe"
+        os.close(self.staging.fs.open_exclusive(probe, 0o600))
+        self.staging.fs.unlink(probe)
 
     @property
     def format_file(self) -> Path:
         return self.root / "FORMAT.json"
-
-    @property
-    def staging(self) -> Path:
-        return self.root / "staging"
 
     @property
     def quarantine(self) -> Path:
@@ -119,11 +114,11 @@ class Workspace:
     def manifest(self, dataset: str, fingerprint: str) -> Path:
         return self.datasets / dataset / f"{fingerprint}.jsonl"
 
-    def records(self, kind: str) -> Path:
+    def measurements(self, kind: str) -> Path:
         return self.root / kind
 
-    def record(self, kind: str, key: str) -> Path:
-        return self.records(kind) / f"{key}.json"
+    def measurement(self, kind: str, key: str) -> Path:
+        return self.measurements(kind) / f"{key}.json"
 
     @property
     def models(self) -> Path:
@@ -160,21 +155,19 @@ class Workspace:
         """What only served to go on with a job."""
         return [path for name in ("checkpoints", "pixels") if (path := self.job(job_id) / name).is_dir()]
 
-    # ── damage ───────────────────────────────────────────────────────────────────────────────────
-
     def set_aside(self, path: Path) -> Path:
         """Move something that cannot be trusted to quarantine; nothing damaged is ever deleted."""
         kept = self._in_quarantine(path)
         with explained(path):
-            make_folder(self.quarantine, self.stage.fs)
-            self.stage.fs.rename(path, kept)
-            self.stage.fs.fsync_path(self.quarantine)
+            make_folder(self.quarantine, self.staging.fs)
+            self.staging.fs.rename(path, kept)
+            self.staging.fs.fsync_path(self.quarantine)
         return kept
 
     def keep_copy(self, path: Path, data: bytes) -> Path:
         """Keep a copy of something damaged in quarantine, where what is intact of it takes its place."""
         kept = self._in_quarantine(path)
-        write_whole(kept, data, self.stage)
+        write_whole(kept, data, self.staging)
         return kept
 
     def _in_quarantine(self, path: Path) -> Path:

@@ -35,7 +35,7 @@ from pipeline.types import (
     Space,
     Tap,
 )
-from storage.disk.atomic import sealed
+from storage.disk.documents import sealed
 from storage.workspace import Workspace
 
 PATCHES = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30)}

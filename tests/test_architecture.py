@@ -353,6 +353,11 @@ def may_be_nothing(annotation):
     return "None" in annotation or bool(re.match(r"(list|dict|set|frozenset|tuple|Iterator|Sequence)\[", annotation))
 
 
+def test_only_one_module_locks():
+    named = re.compile(r"\bfcntl\b|\.flock\b")
+    assert [name for name in MODULES if named.search((ROOT / name).read_text())] == ["storage/disk/locks.py"]
+
+
 # ── the repository ───────────────────────────────────────────────────────────────────────────────
 
 

@@ -10,7 +10,7 @@ from flows.onboarding import story as steps
 from flows.prediction.files import predict
 from flows.requests import OnboardRequest
 from storage.datasets.manifests import read_manifest
-from storage.disk.atomic import write_folder
+from storage.disk.staging import write_folder
 from storage.workspace import Workspace
 
 NAME = "demo-digits"
@@ -25,7 +25,7 @@ def run_demo(root: Path) -> None:
         from pipeline.images.digits import digit_pictures
 
         print(f"writing scikit-learn's handwritten digits to {folder}", file=sys.stderr)
-        write_folder(folder, digit_pictures(), workspace.stage)
+        write_folder(folder, digit_pictures(), workspace.staging)
     request = OnboardRequest(str(folder), str(workspace.root), NAME)
     render.onboarded(steps.onboard(request, render.progress()))
 

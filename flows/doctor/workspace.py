@@ -11,7 +11,7 @@ from flows.doctor.check import Check, of_error, or_ok, some, span
 from flows.settings import workspace_root
 from pipeline.errors import ConflictError, HeadstartError, NotFoundError
 from storage.datasets.manifests import find_dataset, list_names
-from storage.disk.atomic import abandoned
+from storage.disk.staging import abandoned
 from storage.features.catalog import Catalog
 from storage.features.spaces import list_spaces
 from storage.jobs.folder import JobState, list_jobs
@@ -117,8 +117,8 @@ def _check_leftovers(workspace: Workspace) -> Iterator[Check]:
         advice = f"headstart verify{_where(workspace)} says if more is damaged; {delete} removes what is a day old."
         found = f"{len(damaged)} damaged files are in {workspace.quarantine}: {some(damaged)}"
         yield Check("quarantine", "warning", found, advice)
-    if left := list(abandoned(workspace.staging, DAY_SECONDS)):
-        found = f"{len(left)} files in {workspace.staging} were left by processes that ended early, a day ago or more."
+    if left := list(abandoned(workspace.staging.folder, DAY_SECONDS)):
+        found = f"{len(left)} files in {left[0].parent} are from processes that ended early, a day ago or more."
         yield Check("leftovers", "warning", found, f"Remove them: {delete}")
 
 

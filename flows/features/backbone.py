@@ -19,7 +19,7 @@ from pipeline.machine import find_gpu, machine_id
 from pipeline.report.record import ModelRecord
 from pipeline.types import BackboneSpec
 from storage.disk.hashes import hash_file
-from storage.measurements import find_record, list_records, read_record, write_record
+from storage.measurements import find_measurement, list_measurements, read_measurement, write_measurement
 from storage.models.engines import find_engine, new_engine
 from storage.workspace import Workspace
 
@@ -62,21 +62,21 @@ def _describe(workspace: Workspace, name: str, weights: str, size: int | None) -
     }
     # the own size is not named: what older versions described is still found
     key = fingerprint(identity if size in (None, own_size(name)) else {**identity, "size": size})
-    if value := find_record(workspace, "backbones", key):
+    if value := find_measurement(workspace, "backbones", key):
         found = parse_spec(value)
         return replace(found, source=str(file.resolve())) if file.is_file() else found  # it may have moved
     with stage("imports"):
         from pipeline.backbones.applications import describe_application
     with stage("describe"):
         spec = describe_application(name, weights, size)
-    write_record(workspace, "backbones", key, asdict(spec))
+    write_measurement(workspace, "backbones", key, asdict(spec))
     return spec
 
 
 def list_backbones(workspace: Workspace) -> list[BackboneSpec]:
     """Every backbone that can be used here: the embedded ones at any size, and those that a run has described."""
     embedded = [get_backbone(name, size) for name in BACKBONES for size in sorted({*SIZES, own_size(name)})]
-    described = [read_record(workspace, "backbones", path.stem) for path in list_records(workspace, "backbones")]
+    described = [read_measurement(workspace, "backbones", key) for key in list_measurements(workspace, "backbones")]
     return [*embedded, *map(parse_spec, described)]
 
 
@@ -155,7 +155,7 @@ def _load_keras_engine(spec: BackboneSpec) -> KerasEngine:
 def _tuning(workspace: Workspace, network: Path, num_images: int) -> Tuning | None:
     """Find how a network runs fastest on this machine; it is measured when there is enough to compute that it pays."""
     key = fingerprint({"engine": network.parent.name, "machine": machine_id()})
-    value = find_record(workspace, "tuning", key)
+    value = find_measurement(workspace, "tuning", key)
     if value is None and num_images < TUNED_FROM:
         return None
     from pipeline.engine.openvino_engine import Tuning
@@ -165,5 +165,5 @@ def _tuning(workspace: Workspace, network: Path, num_images: int) -> Tuning | No
         return Tuning(**value)
     with stage("tune"):
         tuning = tune(network)
-    write_record(workspace, "tuning", key, asdict(tuning))
+    write_measurement(workspace, "tuning", key, asdict(tuning))
     return tuning

@@ -18,7 +18,7 @@ from pipeline.errors import DamagedError
 from pipeline.jsonable import from_json, to_json
 from pipeline.types import Progress
 from storage.jobs.folder import Job
-from storage.measurements import find_record, list_records, write_record
+from storage.measurements import find_measurement, list_measurements, write_measurement
 from storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _run(plan: JobPlan[AuditResult], job: Job, listeners: Listeners, checkpoint_
         compute=judged.compute,
         seconds=stopwatch.seconds(),
     )
-    write_record(plan.workspace, "audits", plan.id, to_json(result))
+    write_measurement(plan.workspace, "audits", plan.id, to_json(result))
     return result
 
 
@@ -96,9 +96,9 @@ def list_audits(workspace_root: str) -> AuditList:
 
     workspace = Workspace.open(workspace_root)
     audits = []
-    for path in list_records(workspace, "audits"):
+    for key in list_measurements(workspace, "audits"):
         try:
-            if found := find_record(workspace, "audits", path.stem):
+            if found := find_measurement(workspace, "audits", key):
                 audits.append(from_json(AuditResult, found))
         except DamagedError as error:
             logger.warning("Left out: %s: %s", path, error)

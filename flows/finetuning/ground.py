@@ -26,7 +26,7 @@ from pipeline.jsonable import from_json, to_json
 from pipeline.report.record import ModelRef
 from pipeline.types import Manifest, Progress
 from storage.datasets.manifests import DatasetRef, read_manifest
-from storage.jobs.folder import Job, find_outcome, running
+from storage.jobs.folder import Job, find_outcome, run_exclusively
 from storage.models.versions import list_models
 from storage.workspace import Workspace
 
@@ -115,7 +115,7 @@ def run_job(plan: JobPlan[Result], work: Callable[[Job], Result], result: type[R
     """
     if plan.outcome is not None:
         return plan.outcome
-    with stopwatch.running(), running(plan.workspace, plan.id, to_json(plan.asked)) as job:
+    with stopwatch.timed(), run_exclusively(plan.workspace, plan.id, to_json(plan.asked)) as job:
         if (outcome := job.find_outcome()) is not None:  # another process has ended it in the meantime
             return from_json(result, outcome)
         ended = work(job)

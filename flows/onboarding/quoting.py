@@ -18,7 +18,7 @@ from pipeline.machine import machine_id
 from pipeline.types import BackboneSpec
 from storage.datasets.manifests import DatasetRef, read_manifest
 from storage.features.store import FeatureStore
-from storage.measurements import find_record, write_record
+from storage.measurements import find_measurement, write_measurement
 from storage.workspace import Workspace
 
 FEWEST_TIMED = 200  # pictures: below, starting up is most of the time
@@ -48,7 +48,7 @@ def quote_plan(workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, pl
 
 
 def find_rates(workspace: Workspace, spec: BackboneSpec) -> Rates:
-    return Rates(**(find_record(workspace, "rates", _key(spec)) or {}))
+    return Rates(**(find_measurement(workspace, "rates", _key(spec)) or {}))
 
 
 def remember_rate(workspace: Workspace, spec: BackboneSpec, what: str, num_images: int, seconds: float) -> None:
@@ -58,7 +58,7 @@ def remember_rate(workspace: Workspace, spec: BackboneSpec, what: str, num_image
     known, rate = find_rates(workspace, spec), num_images / seconds
     before = getattr(known, what)
     if before is None or abs(rate / before - 1) > MEMORABLE:
-        write_record(workspace, "rates", _key(spec), asdict(known) | {what: rate})
+        write_measurement(workspace, "rates", _key(spec), asdict(known) | {what: rate})
 
 
 def score(workspace: Workspace, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ from pipeline.fingerprint import fingerprint
 from pipeline.types import BackboneSpec, Image, Manifest
 from storage.datasets.manifests import DatasetRef, read_manifest
 from storage.features.store import FeatureStore
-from storage.measurements import find_record, write_record
+from storage.measurements import find_measurement, write_measurement
 from storage.models.engines import find_engine
 from storage.workspace import Workspace
 
@@ -66,11 +66,11 @@ def choose_backbone(
             "version": RANKING_VERSION,
         }
     )
-    value = find_record(workspace, "rankings", key)
+    value = find_measurement(workspace, "rankings", key)
     if value is None:
         with stage("rank"):
             ranking = _rank(workspace, manifest, sample, names, decoder, time.monotonic() + 60 * minutes)
-        write_record(workspace, "rankings", key, {"ranking": [asdict(row) for row in ranking]})
+        write_measurement(workspace, "rankings", key, {"ranking": [asdict(row) for row in ranking]})
     else:
         ranking = tuple(RankedBackbone(**row) for row in value["ranking"])
     return find_backbone(workspace, ranking[0].backbone, None, decoder), ranking

@@ -20,7 +20,7 @@ from pipeline.fingerprint import fingerprint
 from pipeline.jsonable import from_json
 from pipeline.types import DECODERS, BackboneSpec, Image, Manifest
 from storage.features.store import FeatureStore
-from storage.measurements import find_record, write_record
+from storage.measurements import find_measurement, write_measurement
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def measure_similarity(workspace: Workspace, manifest: Manifest, spec: BackboneS
             "version": SIMILARITY_VERSION,
         }
     )
-    if value := find_record(workspace, "similarity", key):
+    if value := find_measurement(workspace, "similarity", key):
         return from_json(Similarity, value)
     with stage("measure"):
         similarity, whole = _measure(workspace, manifest, yardstick, sample)
     if whole:
-        write_record(workspace, "similarity", key, asdict(similarity))
+        write_measurement(workspace, "similarity", key, asdict(similarity))
     return similarity
 
 

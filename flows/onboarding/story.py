@@ -73,7 +73,7 @@ def onboard(
         extracted = steps.extract(request.workspace, dataset, spec, request.views, progress)
         return dataset, spec, extracted, steps.train(workspace, dataset, spec, plan, extracted)
 
-    with stopwatch.running():
+    with stopwatch.timed():
         try:
             dataset, spec, extracted, trained = run(scanned)
         except DamagedError as error:
@@ -98,7 +98,7 @@ def extract_only(
     if pack is not None and Path(pack).exists():
         raise ConflictError(f"{pack} exists and is not overwritten. Name a new file, or remove it first.")
     workspace = Workspace.open(request.workspace)
-    with stopwatch.running():
+    with stopwatch.timed():
         dataset = steps.scan(workspace, request)
         spec, _ = _backbone(workspace, request, dataset)
         extracted = steps.extract(request.workspace, dataset, spec, request.views, progress)
@@ -118,7 +118,7 @@ def extract_only(
 def plan_only(request: OnboardRequest) -> dict[str, Any]:
     """Do everything up to the plan, from a sample; returns what `headstart plan --json` prints."""
     workspace = Workspace.open(request.workspace)
-    with stopwatch.running():
+    with stopwatch.timed():
         dataset = PLAIN.scan(workspace, request)
         _, plan = _plan(workspace, request, dataset, PLAIN)
         manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)

@@ -92,7 +92,7 @@ def predict_batch(request: PredictBatchRequest, progress: Progress) -> PredictBa
             num_unread=len(due) - num_new,
             output=str(output),
             num_rows=len(ledger.rows),
-            written=write_table(output, ledger.rows.values(), request.top, workspace.stage.fs),
+            written=write_table(output, ledger.rows.values(), request.top, workspace.staging.fs),
             seconds=round(time.monotonic() - started, 3),
         )
 

@@ -13,7 +13,8 @@ from typing import Any
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
 from pipeline.fingerprint import fingerprint as fingerprint_of
 from pipeline.types import Image, Manifest, Rejected
-from storage.disk.atomic import parse_json, read_json, sealed, unsealed, write_json, write_whole
+from storage.disk.atomic import write_whole
+from storage.disk.documents import parse_json, read_json, sealed, unsealed, write_json
 from storage.workspace import Workspace
 
 FORMAT = "headstart.manifest"
@@ -76,9 +77,9 @@ def write_manifest(workspace: Workspace, manifest: Manifest, rebind: bool = Fals
             f"Dataset '{name}' is already {known.root}; this is {manifest.root}. Pass --name to choose another name."
         )
     ref = DatasetRef(name, manifest.root, manifest.fingerprint)
-    write_whole(workspace.manifest(name, ref.fingerprint), _to_bytes(manifest, ref), workspace.stage)
+    write_whole(workspace.manifest(name, ref.fingerprint), _to_bytes(manifest, ref), workspace.staging)
     current = {"name": ref.name, "root": ref.root, "fingerprint": ref.fingerprint}
-    write_json(workspace.current(name), current, CURRENT_FORMAT, CURRENT_VERSION, workspace.stage)
+    write_json(workspace.current(name), current, CURRENT_FORMAT, CURRENT_VERSION, workspace.staging)
     return ref
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import DamagedError, NotFoundError
-from storage.disk.atomic import read_json, write_json
+from storage.disk.documents import read_json, write_json
 from storage.workspace import Workspace
 
 FORMAT = "headstart.onboarded"
@@ -20,7 +20,7 @@ def write_registration(workspace: Workspace, name: str, asked: Mapping[str, Any]
     except DamagedError:
         known = None
     if known != dict(asked):
-        write_json(workspace.onboarded(name), {"asked": dict(asked)}, FORMAT, VERSION, workspace.stage)
+        write_json(workspace.onboarded(name), {"asked": dict(asked)}, FORMAT, VERSION, workspace.staging)
 
 
 def find_registration(workspace: Workspace, name: str) -> dict[str, Any] | None:

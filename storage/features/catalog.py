@@ -14,7 +14,8 @@ from typing import NamedTuple
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.fingerprint import DIGEST_BYTES
 from pipeline.types import Digest, Space
-from storage.disk.atomic import explained, sweep
+from storage.disk.atomic import explained
+from storage.disk.staging import sweep
 from storage.sqlite import Database, checksum, plain
 from storage.workspace import Workspace
 
@@ -97,7 +98,7 @@ class Catalog:
         return True
 
     def _agree(self, space: Space) -> None:
-        sweep(self._workspace.staging, self._workspace.stage.fs)
+        sweep(self._workspace.staging)
         with self._database.read() as connection:
             rows = connection.execute("SELECT name FROM shards WHERE space = ?", (space.id,))
             known = {name for (name,) in rows}
@@ -112,7 +113,7 @@ class Catalog:
             log.info("adopted %d shards that the catalog did not know", len(adopted))
             for folder in {path.parent for path in orphans}:  # whoever wrote them may have died before syncing it
                 with explained(folder):
-                    self._workspace.stage.fs.fsync_path(folder)
+                    self._workspace.staging.fs.fsync_path(folder)
             self.add(space, adopted)
 
     def _examine(self, path: Path, space: Space) -> ShardRow | None:

@@ -6,12 +6,11 @@ the claim with it. Nothing rests on claims but time; two that compute the same r
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -20,6 +19,7 @@ from uuid import uuid4
 from pipeline.fingerprint import DIGEST_BYTES
 from pipeline.types import Digest, Space
 from storage.disk.atomic import make_folder
+from storage.disk.locks import exclusive, is_locked, try_lock
 from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Claims:
 
     def __init__(self, workspace: Workspace, space: Space) -> None:
         self._folder = workspace.claims(space.id)
-        self._fs = workspace.stage.fs
+        self._fs = workspace.staging.fs
         self._held: list[_Claim] = []
         self._refreshed = time.monotonic()
 
@@ -48,7 +48,8 @@ class Claims:
         if not digests:
             return []
         try:
-            with self._alone():
+            make_folder(self._folder, self._fs)
+            with exclusive(self._folder):  # one run at a time looks at the claims and adds its own
                 taken = self._taken_by_others()
                 free = [digest for digest in digests if digest not in taken]
                 if free:
@@ -87,17 +88,6 @@ class Claims:
     ) -> None:
         self.keep(())
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one run at a time look at the claims and add its own."""
-        make_folder(self._folder, self._fs)
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
     def _taken_by_others(self) -> set[Digest]:
         own = {claim.path for claim in self._held}
         taken: set[Digest] = set()
@@ -105,7 +95,7 @@ class Claims:
             if path in own:
                 continue
             with suppress(FileNotFoundError), open(path, "rb") as file:  # its owner may give it back just now
-                if _is_dead(file.fileno()):
+                if not is_locked(file.fileno()):  # its owner has ended
                     self._fs.unlink(path)
                 elif time.time() - os.fstat(file.fileno()).st_mtime < STALE_SECONDS:
                     keys = file.read()
@@ -117,7 +107,8 @@ class Claims:
         descriptor = self._fs.open_exclusive(path, 0o644)
         claim = _Claim(path, descriptor, frozenset(digests))
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not try_lock(descriptor):
+                raise BlockingIOError(f"{path} is locked by another process")
             rest = memoryview(b"".join(digests))
             while rest:
                 rest = rest[self._fs.write(descriptor, rest) :]
@@ -130,11 +121,3 @@ class Claims:
         with suppress(OSError):  # what stays behind is not locked, so the next run removes it
             self._fs.unlink(claim.path)
         os.close(claim.descriptor)
-
-
-def _is_dead(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

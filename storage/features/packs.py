@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from pipeline.errors import ConflictError, DamagedError, DataError, UnknownNameError
 from pipeline.fingerprint import DIGEST_BYTES, canonical_json
 from pipeline.types import Digest, Image, Space
-from storage.disk.atomic import check_format, write_stream
+from storage.disk.atomic import write_stream
+from storage.disk.documents import check_format
 from storage.disk.hdf5 import UNREADABLE, create_file, is_hard_link, offset_of, reserve, text_of
 from storage.features.shards import Keys, Rows, stored_dtype
 from storage.features.store import FeatureStore

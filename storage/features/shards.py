@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ConflictError, DamagedError, NumericsError
 from pipeline.fingerprint import DIGEST_BYTES, canonical_json
 from pipeline.types import Array, Digest, FeatureBlock, Space
-from storage.disk.atomic import check_format
+from storage.disk.documents import check_format
 from storage.disk.hdf5 import UNREADABLE, create_file, is_hard_link, offset_of, text_of
 from storage.features.index import Indices
 

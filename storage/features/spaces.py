@@ -8,7 +8,8 @@ from typing import Any
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.fingerprint import canonical_json, fingerprint
 from pipeline.types import Recipe, Space, Tap
-from storage.disk.atomic import read_json, to_json, write_once
+from storage.disk.atomic import write_once
+from storage.disk.documents import read_json, to_json
 from storage.workspace import Workspace
 
 FORMAT = "headstart.space"
@@ -20,7 +21,7 @@ def write_space(workspace: Workspace, space: Space) -> None:
     path = workspace.space_file(space.id)
     if not path.exists():
         document = {"id": space.id, "descriptor": space.descriptor()}
-        write_once(path, to_json(document, FORMAT, VERSION), workspace.stage)
+        write_once(path, to_json(document, FORMAT, VERSION), workspace.staging)
     check_space(workspace, space)
 
 

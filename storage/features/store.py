@@ -186,7 +186,7 @@ class FeatureStore(CommittedAtEnd):
         name = hashlib.sha256(image).hexdigest()
         write_space(self._workspace, self.space)
         self._usage.begin()  # the folder is there now
-        write_whole(self._workspace.shard(self.space.id, name), image, self._workspace.stage, mode=0o444)
+        write_whole(self._workspace.shard(self.space.id, name), image, self._workspace.staging, mode=0o444)
         return ShardRow(name, len(digests), len(image), b"".join(digests))
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
@@ -269,7 +269,7 @@ class FeatureStore(CommittedAtEnd):
         image = encode_shard(self.space, block.digests, to_stored(self.space, block))
         write_space(self._workspace, self.space)
         self._usage.begin()  # the folder is there now
-        write_once(self._workspace.canary(self.space.id), image, self._workspace.stage, mode=0o444)
+        write_once(self._workspace.canary(self.space.id), image, self._workspace.staging, mode=0o444)
 
 
 def read_together(stores: Sequence[FeatureStore], digests: Sequence[Digest], tap: str) -> Array:

@@ -26,7 +26,8 @@ import numpy as np
 
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.types import Checkpoint
-from storage.disk.atomic import check_format, write_stream
+from storage.disk.atomic import write_stream
+from storage.disk.documents import check_format
 from storage.disk.hashes import hash_file
 from storage.disk.hdf5 import UNREADABLE, create_file, text_of
 from storage.workspace import Workspace
@@ -58,10 +59,10 @@ class Checkpoints:
         older = self.paths()
         number = int(older[-1].name[:8]) + 1 if older else 0
         path = self._folder / f"{number:08d}-{hashlib.sha256(data).hexdigest()}.h5"
-        write_stream(path, [data], self._workspace.stage)
+        write_stream(path, [data], self._workspace.staging)
         for path in older[: 1 - NUM_KEPT]:
             with suppress(OSError):  # it is only in the way
-                self._workspace.stage.fs.unlink(path)
+                self._workspace.staging.fs.unlink(path)
 
     def read(self) -> Checkpoint | None:
         """Return the newest intact checkpoint, None if there is none; damaged ones go to quarantine.

@@ -11,10 +11,8 @@ jobs/<id>/pixels/<key>.u8       decoded pictures; derived
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
-from storage.disk.atomic import Fs, explained, make_folder, read_json, remove_at_once, write_json, write_whole
-from storage.disk.locks import is_locked
+from storage.disk.atomic import Fs, explained, make_folder, write_whole
+from storage.disk.documents import read_value, write_json
+from storage.disk.locks import is_locked, is_still, try_lock
+from storage.disk.staging import remove_at_once
+from storage.jobs.pixels import find_pixels
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 
 FORMATS = {"job": "headstart.job", "status": "headstart.job-status", "outcome": "headstart.job-outcome"}
 VERSION = 1
-SPARE_BYTES = 1 << 30  # of the disk, that decoded pictures leave free
 SHORTEST = 4  # letters of an id that are enough to name a job
 PATIENCE_SECONDS = 1.0  # whoever looks at a job, or removes it, holds its lock for a moment
 
@@ -74,7 +72,7 @@ class Job:
         _write(self._workspace, self.id, "outcome", outcome)
         for folder in self._workspace.job_leftovers(self.id):
             with suppress(OSError):  # what stays is found by `gc`
-                self._workspace.stage.fs.remove_tree(folder)
+                self._workspace.staging.fs.remove_tree(folder)
 
     def checkpoints(self, arm: str) -> Checkpoints:
         from storage.jobs.checkpoints import Checkpoints
@@ -82,51 +80,8 @@ class Job:
         return Checkpoints(self._workspace, self._folder / "checkpoints" / arm)
 
     def pixels(self, key: str, shape: tuple[int, ...], fill: Callable[[Any], None]) -> Any:
-        """Return decoded pictures as a read-only array on disk, made by `fill` if it is not there.
-
-        None when the disk has no room for it.
-        """
-        path = self._folder / "pixels" / f"{key}.u8"
-        num_bytes = int(np.prod(shape))
-        if not (path.is_file() and path.stat().st_size == num_bytes):
-            with explained(path):
-                make_folder(path.parent, self._workspace.stage.fs)
-                ready = _reserve(path, num_bytes)
-            if ready is None:
-                log.info("the disk has no room for %d decoded pictures: they are decoded in every epoch", shape[0])
-                return None
-            _fill(ready, path, shape, fill)
-        return np.memmap(path, np.uint8, "r", shape=shape)
-
-
-def _reserve(path: Path, num_bytes: int) -> Path | None:
-    """Make the file that will get a name; None where there is no room for it."""
-    ready = path.with_suffix(".part")  # always the same, so that killed processes leave no more than one
-    for old in (ready, path):
-        old.unlink(missing_ok=True)
-    if shutil.disk_usage(path.parent).free < num_bytes + SPARE_BYTES:
-        return None
-    with open(ready, "xb") as file, suppress(OSError):
-        os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk must not be found by a map
-    if ready.stat().st_size < num_bytes:
-        ready.unlink()
-        return None
-    return ready
-
-
-def _fill(ready: Path, path: Path, shape: tuple[int, ...], fill: Callable[[Any], None]) -> None:
-    """Put pictures into a file and give it its name, whole or not at all."""
-    try:
-        pixels = np.memmap(ready, np.uint8, "r+", shape=shape)
-        fill(pixels)
-        with explained(path):
-            pixels.flush()  # syncs: no power cut can leave the name without the pictures
-            os.replace(ready, path)
-    finally:
-        ready.unlink(missing_ok=True)
-
-
-# ── running ──────────────────────────────────────────────────────────────────────────────────────
+        """Return decoded pictures as `storage.jobs.pixels.find_pixels` does."""
+        return find_pixels(self._folder / "pixels" / f"{key}.u8", shape, fill, self._workspace.staging.fs)
 
 
 @contextmanager
@@ -135,7 +90,7 @@ def _locked(workspace: Workspace, job_id: str, patience_seconds: float = 0.0) ->
     folder = workspace.job(job_id)
     end = time.monotonic() + patience_seconds
     with explained(folder):
-        while (descriptor := _lock(folder, workspace.stage.fs)) is None and time.monotonic() < end:
+        while (descriptor := _lock(folder, workspace.staging.fs)) is None and time.monotonic() < end:
             time.sleep(PATIENCE_SECONDS / 50)
     try:
         yield descriptor is not None
@@ -147,19 +102,17 @@ def _locked(workspace: Workspace, job_id: str, patience_seconds: float = 0.0) ->
 def _lock(folder: Path, fs: Fs) -> int | None:
     """Lock a job once; None where that is not possible now."""
     make_folder(folder, fs)
-    with suppress(FileNotFoundError, BlockingIOError), ExitStack() as undo:
+    with suppress(FileNotFoundError), ExitStack() as undo:
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         undo.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # what was removed since it was opened excludes nobody
-        if os.path.samestat(os.fstat(descriptor), os.stat(folder / "lock")):
+        if try_lock(descriptor) and is_still(descriptor, folder / "lock"):
             undo.pop_all()
             return descriptor
     return None
 
 
 @contextmanager
-def running(workspace: Workspace, job_id: str, asked: Mapping[str, Any]) -> Iterator[Job]:
+def run_exclusively(workspace: Workspace, job_id: str, asked: Mapping[str, Any]) -> Iterator[Job]:
     """Run a job, here and nowhere else at the same time.
 
     Raises
@@ -190,18 +143,15 @@ def remove_job(workspace: Workspace, path: Path, written: float) -> None:
         return
     with _locked(workspace, path.relative_to(workspace.jobs).parts[0]) as free, explained(path):
         if free and last_written(path) <= written:
-            remove_at_once(path, workspace.staging, workspace.stage.fs)
+            remove_at_once(path, workspace.staging)
 
 
 def request_cancel(workspace: Workspace, job_id: str) -> bool:
     """Ask whoever runs a job to stop; returns whether anybody does."""
     state = get_job(workspace, job_id)
     if state.is_running:
-        write_whole(workspace.job(state.id) / "cancel", b"", workspace.stage)
+        write_whole(workspace.job(state.id) / "cancel", b"", workspace.staging)
     return state.is_running
-
-
-# ── looking ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def list_folders(workspace: Workspace) -> list[Path]:
@@ -246,10 +196,7 @@ def find_outcome(workspace: Workspace, job_id: str) -> dict[str, Any] | None:
 
 def read_document(path: Path) -> dict[str, Any]:
     """Read `job.json`, `status.json` or `outcome.json`; raises as `read_json` does."""
-    value = read_json(path, FORMATS[path.stem], VERSION).get("value")
-    if not isinstance(value, dict):
-        raise DamagedError(f"{path} is damaged: it holds no value.")
-    return value
+    return read_value(path, FORMATS[path.stem], VERSION)
 
 
 def last_written(folder: Path) -> float:
@@ -285,7 +232,7 @@ def is_running(workspace: Workspace, job_id: str) -> bool:
 
 def _write(workspace: Workspace, job_id: str, document: str, value: Mapping[str, Any]) -> None:
     path = workspace.job(job_id) / f"{document}.json"
-    write_json(path, {"value": dict(value)}, FORMATS[document], VERSION, workspace.stage)
+    write_json(path, {"value": dict(value)}, FORMATS[document], VERSION, workspace.staging)
 
 
 def _find(workspace: Workspace, job_id: str, document: str) -> dict[str, Any] | None:

@@ -27,8 +27,9 @@ import numpy as np
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from pipeline.types import Digest, Space
 from storage.datasets.manifests import find_dataset, read_manifest
-from storage.disk.atomic import abandoned, explained, sweep, write_whole
+from storage.disk.atomic import explained, write_whole
 from storage.disk.locks import alone
+from storage.disk.staging import abandoned, sweep
 from storage.features.catalog import Catalog, ShardRow
 from storage.features.spaces import read_space
 from storage.jobs.folder import is_running, last_written, list_folders, read_document, remove_job
@@ -245,7 +246,7 @@ def _find_leftovers(workspace: Workspace, grace_seconds: float) -> Iterator[Garb
         item = _garbage("quarantine", path, "damaged, and set aside")
         # the time of the move, not that of the last write
         yield replace(item, written=path.lstat().st_ctime)
-    for path in abandoned(workspace.staging, grace_seconds):
+    for path in abandoned(workspace.staging.folder, grace_seconds):
         yield _garbage("staging", path, "left behind by a process that ended early")
 
 
@@ -286,7 +287,7 @@ def _remove(workspace: Workspace, catalog: Catalog, item: Garbage, needed: Colle
     if item.space is not None:
         _remove_rows(workspace, catalog, item.space, item.path, needed)
     elif item.kind == "staging":
-        sweep(workspace.staging, workspace.stage.fs, limits.grace_seconds)
+        sweep(workspace.staging, limits.grace_seconds)
     elif item.kind == "model":
         remove_version(workspace, item.path)
     elif item.kind == "job":
@@ -299,7 +300,7 @@ def _remove(workspace: Workspace, catalog: Catalog, item: Garbage, needed: Colle
 def _remove_files(workspace: Workspace, item: Garbage) -> None:
     with explained(item.path), suppress(FileNotFoundError):
         if item.path.lstat().st_mtime <= item.written:  # else it was written anew since we looked
-            remove = workspace.stage.fs.remove_tree if item.path.is_dir() else workspace.stage.fs.unlink
+            remove = workspace.staging.fs.remove_tree if item.path.is_dir() else workspace.staging.fs.unlink
             remove(item.path)
 
 
@@ -319,12 +320,12 @@ def _remove_rows(workspace: Workspace, catalog: Catalog, space: Space, path: Pat
             {tap.name: shard.read_rows(tap.name, rows, keys) for tap in space.taps},
         )
         name = hashlib.sha256(image).hexdigest()
-        write_whole(workspace.shard(space.id, name), image, workspace.stage, mode=0o444)
+        write_whole(workspace.shard(space.id, name), image, workspace.staging, mode=0o444)
         catalog.replace(space, path.stem, ShardRow(name, len(rows), len(image), keys.tobytes()))
     else:
         catalog.remove(space, [path.stem])
     with explained(path):
-        workspace.stage.fs.unlink(path)
-        workspace.stage.fs.fsync_path(path.parent)
+        workspace.staging.fs.unlink(path)
+        workspace.staging.fs.fsync_path(path.parent)
         if not any(workspace.shards(space.id)):
-            workspace.stage.fs.remove_tree(workspace.space(space.id))
+            workspace.staging.fs.remove_tree(workspace.space(space.id))

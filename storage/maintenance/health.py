@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
 from storage.disk.atomic import explained, make_folder
-from storage.disk.locks import is_locked
+from storage.disk.locks import is_locked, try_lock
 from storage.workspace import Workspace
 
 
@@ -38,18 +37,17 @@ def locks_after_writing(workspace: Workspace) -> bool:
     ConflictError
         It cannot be written.
     """
-    fs, probe = workspace.stage.fs, workspace.staging / f".{uuid4().hex}.probe"
+    fs, probe = workspace.staging.fs, workspace.staging.folder / f".{uuid4().hex}.probe"
     with explained(probe):
-        make_folder(workspace.staging, fs)
+        make_folder(workspace.staging.folder, fs)
         descriptor = fs.open_exclusive(probe, 0o600)
         try:
             fs.write(descriptor, memoryview(b"probe"))
             fs.fsync(descriptor)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return try_lock(descriptor) and is_locked(probe)
             except OSError:
                 return False
-            return is_locked(probe)
         finally:
             os.close(descriptor)
             fs.unlink(probe)

@@ -19,12 +19,12 @@ from pipeline.types import Progress, Space
 from storage.datasets.digests import DigestMemory
 from storage.datasets.manifests import DatasetRef, find_dataset, read_manifest
 from storage.datasets.registrations import find_registration
-from storage.disk.atomic import Stage
+from storage.disk.atomic import Staging
 from storage.disk.locks import Usage, alone
 from storage.features.catalog import Catalog, ShardRow
 from storage.features.spaces import parse_space, read_space, write_space
 from storage.jobs.folder import is_running, list_folders, read_document
-from storage.measurements import VERSIONS, list_records, read_record
+from storage.measurements import VERSIONS, list_measurements, read_measurement
 from storage.models.engines import check_engine, list_engines, remove_engine
 from storage.models.versions import check_bundle, list_names, list_versions, read_ref, serving_version
 from storage.predictions.ledger import LEDGER_FILE, list_ledgers, list_parts, mend_part, read_ledger_file, read_part
@@ -99,7 +99,7 @@ class Verification:
         try:
             return Workspace.open(root, create=False)
         except DamagedError as error:
-            self.workspace = Workspace(root, Stage(root / "staging"))
+            self.workspace = Workspace(root, Staging(root / "staging"))
             if not self.workspace.catalog.exists():  # perhaps it is somebody else's
                 raise
             self._take_away("workspace", self.workspace.format_file, error, "It was written anew.")
@@ -282,9 +282,10 @@ class Verification:
 
     def _check_records(self) -> None:
         for kind in VERSIONS:
-            for path in list_records(self.workspace, kind):
+            for key in list_measurements(self.workspace, kind):
                 self.checked["records"] += 1
-                if problem := _find_problem(read_record, self.workspace, kind, path.stem):
+                if problem := _find_problem(read_measurement, self.workspace, kind, key):
+                    path = self.workspace.measurement(kind, key)
                     self._take_away("record", path, problem, "It is made again when it is needed.")
 
     def _check_jobs(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import DamagedError
 from pipeline.types import DECODERS, Recipe
-from storage.disk.atomic import read_json, write_json
+from storage.disk.documents import read_json, write_json
 
 MODEL_FILE = "model.keras"
 CLASSES_FILE = "classes.json"

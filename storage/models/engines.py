@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
-from storage.disk.atomic import explained, publish_folder, read_json, scratch_folder, write_json
+from storage.disk.atomic import explained
+from storage.disk.documents import read_json, write_json
 from storage.disk.hashes import changed_files, hash_files
+from storage.disk.staging import publish_folder, scratch_folder
 from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -51,14 +53,14 @@ def check_engine(folder: Path) -> None:
 
 def remove_engine(workspace: Workspace, engine_id: str) -> None:
     with explained(workspace.engine(engine_id)):
-        workspace.stage.fs.remove_tree(workspace.engine(engine_id))
+        workspace.staging.fs.remove_tree(workspace.engine(engine_id))
 
 
 @contextmanager
 def new_engine(workspace: Workspace, engine_id: str) -> Iterator[Path]:
     """Yield a folder for a compiled network to be saved in; one that exists by then stays, it is the same."""
     final = workspace.engine(engine_id)
-    with scratch_folder(workspace.staging, workspace.stage.fs) as folder:
+    with scratch_folder(workspace.staging) as folder:
         yield folder
-        write_json(folder / LISTING, {"files": hash_files(folder)}, FORMAT, VERSION, workspace.stage)
-        publish_folder(folder, final, workspace.stage.fs)
+        write_json(folder / LISTING, {"files": hash_files(folder)}, FORMAT, VERSION, workspace.staging)
+        publish_folder(folder, final, workspace.staging)

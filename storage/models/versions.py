@@ -19,17 +19,11 @@ from typing import Any
 from pipeline.errors import ConflictError, DamagedError, HeadstartError, NotFoundError
 from pipeline.report.record import ModelRecord, ModelRef
 from storage.datasets.manifests import parse_dataset_name
-from storage.disk.atomic import (
-    explained,
-    make_folder,
-    publish_folder,
-    read_json,
-    remove_at_once,
-    scratch_folder,
-    write_json,
-)
+from storage.disk.atomic import explained, make_folder
+from storage.disk.documents import read_json, write_json
 from storage.disk.hashes import changed_files, hash_files
 from storage.disk.locks import alone
+from storage.disk.staging import publish_folder, remove_at_once, scratch_folder
 from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -63,8 +57,8 @@ class NewVersion:
             version = max(_versions(workspace, name), default=0) + 1
             final = workspace.model(name, version)
             record = replace(self.record, name=name, model_version=version, files=files)
-            write_json(self.folder / RECORD, record.to_json(), FORMAT, VERSION, workspace.stage)
-            if publish_folder(self.folder, final, workspace.stage.fs):  # else another process took the number
+            write_json(self.folder / RECORD, record.to_json(), FORMAT, VERSION, workspace.staging)
+            if publish_folder(self.folder, final, workspace.staging):  # else another process took the number
                 self._ref = read_ref(final)
 
 
@@ -79,7 +73,7 @@ def new_version(workspace: Workspace, name: str) -> Iterator[NewVersion]:
     1
     """
     name = parse_dataset_name(name)
-    with scratch_folder(workspace.staging, workspace.stage.fs) as folder:
+    with scratch_folder(workspace.staging) as folder:
         version = NewVersion(folder)
         yield version
         version._commit(workspace, name)
@@ -260,7 +254,7 @@ def one_at_a_time(workspace: Workspace, name: str) -> Iterator[None]:
     """
     folder = workspace.models / parse_dataset_name(name)
     with explained(folder):
-        make_folder(folder, workspace.stage.fs)
+        make_folder(folder, workspace.staging.fs)
     with ExitStack() as held:
         with suppress(ConflictError):
             held.enter_context(alone(folder, wait=True))
@@ -271,11 +265,12 @@ def remove_version(workspace: Workspace, folder: Path) -> None:
     """Remove a version; not while another is being made or promoted, nor the one that serves."""
     with explained(folder), alone(folder.parent) as free:
         if free and folder != workspace.model(folder.parent.name, serving_version(workspace, folder.parent.name) or 0):
-            remove_at_once(folder, workspace.staging, workspace.stage.fs)
+            remove_at_once(folder, workspace.staging)
 
 
 def _write_serving(workspace: Workspace, name: str, serving: Serving) -> None:
-    write_json(workspace.serving(name), {"serving": asdict(serving)}, SERVING_FORMAT, SERVING_VERSION, workspace.stage)
+    path, document = workspace.serving(name), {"serving": asdict(serving)}
+    write_json(path, document, SERVING_FORMAT, SERVING_VERSION, workspace.staging)
 
 
 def _advice(name: str) -> str:

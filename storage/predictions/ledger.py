@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from pipeline.fingerprint import fingerprint
-from storage.disk.atomic import explained, make_folder, parse_json, read_json, sealed, unsealed, write_json, write_whole
+from storage.disk.atomic import explained, make_folder, write_whole
 from storage.disk.committing import CommittedAtEnd
+from storage.disk.documents import parse_json, read_json, sealed, unsealed, write_json
 from storage.disk.locks import alone
 from storage.workspace import Workspace
 
@@ -82,7 +83,7 @@ def open_ledger(workspace: Workspace, folder: Path, output: Path) -> Iterator[Le
     """
     place = workspace.ledger(fingerprint({"output": str(output)}))
     with explained(place):
-        make_folder(place, workspace.stage.fs)
+        make_folder(place, workspace.staging.fs)
     with alone(place, wait=True):
         _claim(workspace, place, folder, output)
         with Ledger(workspace, place) as ledger:
@@ -105,7 +106,7 @@ def _claim(workspace: Workspace, place: Path, folder: Path, output: Path) -> Non
                 f"{output} exists, and its rows are not known in {workspace.root}. It is not replaced: move it away, "
                 "or name another file."
             )
-        write_json(path, {"folder": str(folder), "output": str(output)}, LEDGER_FORMAT, VERSION, workspace.stage)
+        write_json(path, {"folder": str(folder), "output": str(output)}, LEDGER_FORMAT, VERSION, workspace.staging)
     elif known.get("folder") != str(folder):
         raise ConflictError(
             f"{output} has the predictions of {known.get('folder')}; this is {folder}. Name another file, or remove it "
@@ -154,7 +155,7 @@ class Ledger(CommittedAtEnd):
     def _write_part(self, rows: Iterable[Row]) -> None:
         number = _number(self._parts[-1]) + 1 if self._parts else 1
         path = self._place / f"part-{number:08d}.jsonl"
-        write_whole(path, encode_part(rows), self._workspace.stage)
+        write_whole(path, encode_part(rows), self._workspace.staging)
         self._parts.append(path)
 
     def _merge(self) -> None:
@@ -163,7 +164,7 @@ class Ledger(CommittedAtEnd):
         self._write_part(self._rows.values())
         for path in merged:
             with explained(path), suppress(FileNotFoundError):
-                self._workspace.stage.fs.unlink(path)
+                self._workspace.staging.fs.unlink(path)
             self._parts.remove(path)
 
 
@@ -205,7 +206,7 @@ def mend_part(workspace: Workspace, path: Path) -> Path:
     """Put the intact rows of a damaged part in its place; returns where the damaged one is kept."""
     data = _read(path)
     kept = workspace.keep_copy(path, data)
-    write_whole(path, encode_part(_parse(data, path)[0]), workspace.stage)
+    write_whole(path, encode_part(_parse(data, path)[0]), workspace.staging)
     return kept
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from pipeline.errors import UsageError
 from storage.datasets.table import SEPARATOR
-from storage.disk.atomic import Fs, Stage, explained, write_whole
+from storage.disk.atomic import Fs, Staging, explained, write_whole
 from storage.predictions.ledger import Row
 from storage.sqlite import plain
 
@@ -53,22 +53,20 @@ def write_table(path: Path, rows: Iterable[Row], top: int, fs: Fs) -> bool:
     ordered = sorted(rows, key=lambda row: row.file.path)
     data = (_to_csv if path.suffix.lower() == CSV else _to_parquet)(ordered, top)
     # always under the same name, so that what a killed process left behind goes with the next one
-    stage = Stage(path.with_name(f".{path.name}.part"), fs)
+    staging = Staging(path.with_name(f".{path.name}.part"), fs)
     try:
-        _clear(stage)
+        _clear(staging)
         if _holds(path, data):
             return False
-        write_whole(path, data, stage)
+        write_whole(path, data, staging)
         return True
     finally:
-        _clear(stage)
+        _clear(staging)
 
 
-def _clear(stage: Stage) -> None:
-    folder = stage.folder
-    assert folder is not None
-    with explained(folder), suppress(FileNotFoundError):
-        stage.fs.remove_tree(folder)
+def _clear(staging: Staging) -> None:
+    with explained(staging.folder), suppress(FileNotFoundError):
+        staging.fs.remove_tree(staging.folder)
 
 
 def _holds(path: Path, data: bytes) -> bool:

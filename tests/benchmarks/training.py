@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
-from flows.stopwatch import running
+from flows.stopwatch import timed
 from pipeline.backbones.networks import load_backbone
 from pipeline.backbones.table import get_backbone
 from pipeline.quiet_keras import keras
@@ -30,7 +30,7 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
     Workspace.open(cold_root)
     (cold_root / "engines").symlink_to(compiled / "engines")
     request = OnboardRequest(str(photos), str(cold_root))
-    with running():
+    with timed():
         started = time.perf_counter()
         document = steps.onboard(request)
         cold = time.perf_counter() - started

@@ -20,7 +20,7 @@ def test_without_a_running_stopwatch_a_stage_just_runs():
 
 
 def test_stages_are_listed_after_the_total_as_they_end():
-    with stopwatch.running():
+    with stopwatch.timed():
         with stopwatch.stage("scan"):
             pass
         with stopwatch.stage("train"), stopwatch.stage("imports"):
@@ -66,15 +66,15 @@ def test_a_stage_that_fails_is_counted_and_the_next_ones_are_right():
 
 
 def test_an_error_goes_through():
-    with stopwatch.running(), pytest.raises(ZeroDivisionError), stopwatch.stage("scan"):
+    with stopwatch.timed(), pytest.raises(ZeroDivisionError), stopwatch.stage("scan"):
         raise ZeroDivisionError
 
 
 def test_a_run_inside_a_run_has_its_own_stopwatch_and_gives_the_outer_one_back():
-    with stopwatch.running():
+    with stopwatch.timed():
         with stopwatch.stage("scan"):
             pass
-        with stopwatch.running():
+        with stopwatch.timed():
             with stopwatch.stage("train"):
                 pass
             assert set(stopwatch.seconds()) == {"total", "train"}
@@ -87,7 +87,7 @@ def test_another_thread_does_not_write_to_our_stopwatch():
         with stopwatch.stage("elsewhere"):
             pass
 
-    with stopwatch.running():
+    with stopwatch.timed():
         thread = Thread(target=elsewhere)
         thread.start()
         thread.join()

@@ -22,7 +22,9 @@ import pytest
 from pipeline.errors import ConflictError
 from pipeline.types import Image, Manifest
 from storage.datasets.manifests import find_dataset, read_manifest, write_manifest
-from storage.disk.atomic import Stage, write_stream
+from storage.disk import atomic
+from storage.disk.atomic import Staging, write_stream
+from storage.features import packs
 from storage.features.claims import Claims
 from storage.features.packs import open_pack, write_pack
 from storage.features.spaces import list_spaces, write_space
@@ -66,7 +68,7 @@ def write_all(space, block_of, digests_of):
         manifest = a_manifest(digests_of)
         write_manifest(workspace, manifest)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("storage.features.packs.write_stream", partial(write_stream, stage=Stage(fs=fs)))
+            patch.setattr(packs, "write_stream", partial(write_stream, staging=Staging(root, fs)))
             for num_images in (3, 6):  # a new one, and one that takes its place
                 write_pack(store, manifest.images[:num_images], manifest.classes, root / PACK, ["top"])
                 promised.add(PACK)
@@ -276,7 +278,7 @@ def test_a_protocol_that_renames_before_it_has_written_is_noticed(
         fs.fsync(descriptor)
         os.close(descriptor)
 
-    monkeypatch.setattr("storage.disk.atomic._staged", staged)
+    monkeypatch.setattr(atomic, "_staged", staged)
     with pytest.raises((AssertionError, ConflictError)):
         die_everywhere(disk, write_all, assert_kept, every_call)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConflictError, DamagedError
-from storage.disk.atomic import GRACE_SECONDS
 from storage.disk.hashes import hash_file
+from storage.disk.staging import GRACE_SECONDS
 from storage.features.store import FeatureStore
 from storage.workspace import Workspace
 from tests.soak import flips, writers
@@ -109,12 +109,12 @@ def test_a_shard_of_another_version_is_neither_used_nor_removed(filled, smaller_
 
 
 def test_a_store_opened_after_a_process_died_removes_what_it_left(filled, assert_completed):
-    leftover = filled.staging / ".dead.part"
+    leftover = filled.staging.folder / ".dead.part"
     leftover.write_bytes(b"half a shard")
     long_ago = leftover.stat().st_mtime - GRACE_SECONDS - 1
     os.utime(leftover, (long_ago, long_ago))
     assert_completed([])
-    assert list(filled.staging.iterdir()) == []
+    assert list(filled.staging.folder.iterdir()) == []
 
 
 # ── a disk that only reads ───────────────────────────────────────────────────────────────────────

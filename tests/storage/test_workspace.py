@@ -29,7 +29,7 @@ def test_two_workspaces_differ(tmp_path):
 
 
 def test_opening_leaves_no_probe_behind(workspace):
-    assert os.listdir(workspace.staging) == []
+    assert os.listdir(workspace.staging.folder) == []
 
 
 @pytest.mark.parametrize("below", ["/proc/headstart", "/dev/null/headstart"])

@@ -14,7 +14,7 @@ from flows.doctor.check import Check, DoctorReport, of_error, some, span
 from flows.doctor.workspace import GB, check_workspace
 from pipeline.errors import ConflictError, ServerUnreachableError
 from storage.datasets.manifests import write_manifest
-from storage.jobs.folder import running
+from storage.jobs.folder import run_exclusively
 from storage.maintenance.health import Room
 from storage.workspace import Workspace
 from tests import factories
@@ -204,7 +204,7 @@ def test_a_dataset_whose_pictures_are_gone_is_a_warning(opened, tmp_path):
 
 
 def test_damaged_files_and_files_that_dead_processes_left_are_warnings_that_say_what_removes_them(opened):
-    for path in (opened.quarantine / "ab-shard.h5", opened.staging / ".x.part"):
+    for path in (opened.quarantine / "ab-shard.h5", opened.staging.folder / ".x.part"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(64))
         os.utime(path, OLD)
@@ -215,15 +215,15 @@ def test_damaged_files_and_files_that_dead_processes_left_are_warnings_that_say_
 
 
 def test_what_is_being_written_just_now_is_no_leftover(opened):
-    opened.staging.mkdir(exist_ok=True)
-    (opened.staging / ".x.part").write_bytes(b"")
+    opened.staging.folder.mkdir(exist_ok=True)
+    (opened.staging.folder / ".x.part").write_bytes(b"")
     assert findings(opened.root) == []
 
 
 def test_a_stopped_job_can_be_continued_or_if_its_pictures_changed_removed(opened):
     ref = write_manifest(opened, factories.a_manifest(root=str(opened.root)))
     for job, fingerprint in (("a" * 16, ref.fingerprint), ("b" * 16, "other")):
-        with running(opened, job, {"dataset": "pets", "fingerprint": fingerprint}):
+        with run_exclusively(opened, job, {"dataset": "pets", "fingerprint": fingerprint}):
             (now,) = (
                 check for check in check_workspace(str(opened.root)) if check.name == "jobs" and job in check.found
             )
@@ -234,7 +234,7 @@ def test_a_stopped_job_can_be_continued_or_if_its_pictures_changed_removed(opene
 
 
 def test_a_job_that_runs_and_writes_nothing_is_a_warning(opened):
-    with running(opened, "a" * 16, {"dataset": "pets"}):
+    with run_exclusively(opened, "a" * 16, {"dataset": "pets"}):
         os.utime(opened.job("a" * 16) / "job.json", OLD)
         state, found, advice = the_finding(opened.root, "jobs")
     assert (state, f"Job {'a' * 16} of pets is running, but has written nothing for" in found) == ("warning", True)

@@ -10,7 +10,7 @@ from flows.requests import AuditRequest, FinetuneRequest, OnboardRequest
 from pipeline.errors import CancelledError, NotFoundError
 from pipeline.jsonable import to_json
 from storage.jobs.folder import get_job
-from storage.measurements import read_record
+from storage.measurements import read_measurement
 from storage.models.versions import list_models
 from storage.workspace import Workspace
 from tests import factories
@@ -49,7 +49,7 @@ def test_an_audit_changes_no_model_and_is_remembered(place, tiny_network, monkey
     before = [(ref.name, ref.version) for ref in list_models(Workspace.open(place))]
     result = audit(a_request(place))
     assert [(ref.name, ref.version) for ref in list_models(Workspace.open(place))] == before
-    assert read_record(Workspace.open(place), "audits", result.job) == to_json(result)
+    assert read_measurement(Workspace.open(place), "audits", result.job) == to_json(result)
     assert list_audits(str(place)).audits == (result,)
     monkeypatch.setattr(auditing, "_run", None)  # it would fail
     assert audit(a_request(place)) == result

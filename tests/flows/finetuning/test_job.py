@@ -18,7 +18,7 @@ from pipeline.decision.finetuned import Gate
 from pipeline.errors import CancelledError, ConflictError, DataError, NotFoundError
 from pipeline.jsonable import to_json
 from storage.datasets.manifests import read_manifest
-from storage.jobs.folder import get_job, list_jobs, running
+from storage.jobs.folder import get_job, list_jobs, run_exclusively
 from storage.models.versions import get_model, list_models
 from storage.workspace import Workspace
 from tests import factories
@@ -210,7 +210,10 @@ def test_a_job_that_is_asked_to_stop_stops_and_can_be_started_again(place, tiny_
 
 def test_a_job_runs_once_at_a_time(place):
     job = find_job(a_request(place))
-    with running(job.workspace, job.id, to_json(job.asked)), pytest.raises(ConflictError, match="another process"):
+    with (
+        run_exclusively(job.workspace, job.id, to_json(job.asked)),
+        pytest.raises(ConflictError, match="another process"),
+    ):
         finetune(a_request(place))
 
 

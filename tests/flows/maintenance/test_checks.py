@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.types import FeatureBlock
 from storage.datasets.manifests import read_manifest
 from storage.features.store import FeatureStore
-from storage.jobs.folder import running
+from storage.jobs.folder import run_exclusively
 from storage.maintenance.garbage import Limits
 from storage.models.versions import get_model, list_models, new_version, promote
 from storage.workspace import Workspace
@@ -197,7 +197,7 @@ def test_versions_that_do_not_serve_go_where_a_number_to_keep_is_given(headstart
             (version.folder / "model.keras").write_bytes(b"%d" % number)
             version.record = replace(record, finetune=factories.a_finetuning() if number > 5 else None)
     promote(workspace, "shapes", 2, "It is better.")
-    with running(workspace, "job", {"dataset": "shapes", "head_version": 3, **asked_of(record)}):
+    with run_exclusively(workspace, "job", {"dataset": "shapes", "head_version": 3, **asked_of(record)}):
         pass
 
     arguments = ("gc", "--grace", "0s", "--json", "--workspace", moved.workspace)

@@ -44,5 +44,5 @@ def test_another_size_has_rates_of_its_own(open_workspace):
 
 
 def test_a_plan_without_a_quote_has_no_score(open_workspace):
-    with stopwatch.running():
+    with stopwatch.timed():
         assert quoting.score(open_workspace, SPEC, SimpleNamespace(quote=None), None) is None

@@ -10,7 +10,7 @@ from flows.service.control import cancel_job, describe_jobs
 from pipeline.decision.finetuned import JobStatus
 from pipeline.errors import NotFoundError
 from pipeline.jsonable import to_json
-from storage.jobs.folder import running
+from storage.jobs.folder import run_exclusively
 from storage.workspace import Workspace
 from tests.factories import a_curve, a_finetune_result, a_job_asked
 
@@ -29,17 +29,17 @@ def states(workspace):
 
 def test_a_job_runs_then_stands_still_until_it_has_ended(workspace):
     opened = Workspace.open(workspace)
-    with running(opened, "a" * 16, ASKED):
+    with run_exclusively(opened, "a" * 16, ASKED):
         assert states(workspace) == {"a" * 16: ("running", None)}
     assert states(workspace) == {"a" * 16: ("stopped", None)}
-    with running(opened, "a" * 16, ASKED) as job:
+    with run_exclusively(opened, "a" * 16, ASKED) as job:
         job.write_outcome(OUTCOME)
     assert states(workspace) == {"a" * 16: ("finished", False)}
 
 
 def test_a_running_job_is_told_to_stop_and_another_is_left_alone(workspace):
     opened = Workspace.open(workspace)
-    with running(opened, "a" * 16, ASKED) as job, running(opened, "b" * 16, ASKED) as other:
+    with run_exclusively(opened, "a" * 16, ASKED) as job, run_exclusively(opened, "b" * 16, ASKED) as other:
         cancelled = cancel_job(str(workspace), "aaaa")
         assert (job.is_cancelled(), other.is_cancelled()) == (True, False)
     assert to_json(cancelled) == {"job": "a" * 16, "was_running": True, "runs": []}
@@ -48,12 +48,12 @@ def test_a_running_job_is_told_to_stop_and_another_is_left_alone(workspace):
 
 @pytest.mark.parametrize("text", ["", "a", "ffff"])
 def test_a_job_that_nobody_knows_is_not_found(workspace, text):
-    with running(Workspace.open(workspace), "a" * 16, ASKED), pytest.raises(NotFoundError):
+    with run_exclusively(Workspace.open(workspace), "a" * 16, ASKED), pytest.raises(NotFoundError):
         cancel_job(str(workspace), text)
 
 
 def test_a_server_that_is_down_hides_no_job(headstart, workspace):
-    with running(Workspace.open(workspace), "a" * 16, ASKED):
+    with run_exclusively(Workspace.open(workspace), "a" * 16, ASKED):
         found = headstart("jobs", "--json", "--workspace", workspace, PREFECT_API_URL="http://127.0.0.1:9/api")
     document = json.loads(found.stdout)
     assert found.code == 0
@@ -64,9 +64,9 @@ def test_a_server_that_is_down_hides_no_job(headstart, workspace):
 
 def test_for_people_a_job_is_a_row_and_the_one_that_is_stopped_a_line(headstart, workspace):
     opened = Workspace.open(workspace)
-    with running(opened, "b" * 16, ASKED) as job:
+    with run_exclusively(opened, "b" * 16, ASKED) as job:
         job.write_outcome(OUTCOME)
-    with running(opened, "a" * 16, ASKED) as job:
+    with run_exclusively(opened, "a" * 16, ASKED) as job:
         job.write_status(to_json(JobStatus(**asdict(a_curve(2)[2]), arm="fine-tune", num_epochs=4)))
         listed = headstart("jobs", "--workspace", workspace)
         stopped = headstart("jobs", "cancel", "aaaa", "--workspace", workspace)
@@ -79,9 +79,9 @@ def test_for_people_a_job_is_a_row_and_the_one_that_is_stopped_a_line(headstart,
 
 def test_the_rows_of_jobs_have_the_same_keys_whatever_is_known(workspace):
     opened = Workspace.open(workspace)
-    with running(opened, "a" * 16, ASKED):
+    with run_exclusively(opened, "a" * 16, ASKED):
         pass
-    with running(opened, "b" * 16, ASKED) as job:
+    with run_exclusively(opened, "b" * 16, ASKED) as job:
         job.write_outcome(to_document(a_finetune_result(passed=True)))
     rows = {row["job"]: row for row in to_json(describe_jobs(str(workspace)))["jobs"]}
     stopped, finished = rows["a" * 16], rows["b" * 16]
@@ -92,6 +92,6 @@ def test_the_rows_of_jobs_have_the_same_keys_whatever_is_known(workspace):
 
 def test_a_damaged_job_does_not_hide_the_others(workspace, caplog):
     opened = Workspace.open(workspace)
-    with running(opened, "a" * 16, {"dataset": "pets"}), running(opened, "b" * 16, ASKED):
+    with run_exclusively(opened, "a" * 16, {"dataset": "pets"}), run_exclusively(opened, "b" * 16, ASKED):
         assert states(workspace) == {"b" * 16: ("running", None)}
     assert f"job {'a' * 16}" in caplog.text

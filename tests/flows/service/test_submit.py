@@ -16,7 +16,7 @@ from flows.service.client import find_runs, wait_for
 from flows.service.submit import schedule_finetuning, submit_finetune, submit_onboard
 from pipeline.decision.plan import FINETUNING
 from pipeline.errors import ConflictError, HeadstartError, NotFoundError, ServerUnreachableError
-from storage.jobs.folder import running
+from storage.jobs.folder import run_exclusively
 from storage.workspace import Workspace
 from tests.conftest import ROOT
 
@@ -158,7 +158,7 @@ def test_a_job_of_the_workspace_is_listed_with_its_newest_run(workspace, job, se
     submit_finetune(a_request(workspace))
     control.cancel_job(str(workspace), job.id)
     submit_finetune(a_request(workspace), retry=True)
-    with running(Workspace.open(workspace), job.id, {"dataset": "pets", "fingerprint": "ab"}):
+    with run_exclusively(Workspace.open(workspace), job.id, {"dataset": "pets", "fingerprint": "ab"}):
         (row,) = control.describe_jobs(str(workspace))["jobs"]
         assert (row["state"], row["attempt"], row["run_state"]) == ("running", 2, "Scheduled")
         cancelled = control.cancel_job(str(workspace), job.id[:6])

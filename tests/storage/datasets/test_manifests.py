@@ -22,7 +22,7 @@ from storage.datasets.manifests import (
     read_manifest,
     write_manifest,
 )
-from storage.disk.atomic import sealed
+from storage.disk.documents import sealed
 from tests.factories import rewrite_document
 
 

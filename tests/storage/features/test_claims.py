@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -111,6 +112,6 @@ def test_without_locks_everybody_works_alone(workspace, space, digests_of, monke
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(claims.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with Claims(workspace, space) as first, Claims(workspace, space) as second:
         assert first.take(digests_of(range(4))) == second.take(digests_of(range(4))) == digests_of(range(4))

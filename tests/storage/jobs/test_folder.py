@@ -12,7 +12,15 @@ import pytest
 from flows.progress import Quiet
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from storage.datasets.manifests import write_manifest
-from storage.jobs.folder import find_outcome, get_job, last_written, list_jobs, remove_job, request_cancel, running
+from storage.jobs.folder import (
+    find_outcome,
+    get_job,
+    last_written,
+    list_jobs,
+    remove_job,
+    request_cancel,
+    run_exclusively,
+)
 from storage.maintenance.garbage import Limits, collect
 from storage.maintenance.verification import Verification
 from storage.workspace import Workspace
@@ -35,7 +43,7 @@ def place(workspace):
 def stopped(place):
     """A job that was begun and left, of a dataset's current pictures."""
     write_manifest(place, a_manifest())
-    with running(place, JOB, ASKED) as job:
+    with run_exclusively(place, JOB, ASKED) as job:
         job.checkpoints("arm").write(a_checkpoint(1))
         job.checkpoints("arm").write(a_checkpoint(2))
         job.write_status({"epoch": 1})
@@ -46,8 +54,9 @@ def stopped(place):
 def in_another_process(root, statement):
     """Start a process that runs a job, says so, and waits."""
     script = (
-        "import sys; from storage.jobs.folder import running; from storage.workspace import Workspace\n"
-        f"with running(Workspace.open(sys.argv[1]), '{JOB}', {{}}) as job:\n    print('runs', flush=True); {statement}"
+        "import sys; from storage.jobs.folder import run_exclusively; from storage.workspace import Workspace\n"
+        f"with run_exclusively(Workspace.open(sys.argv[1]), '{JOB}', {{}}) as job:\n"
+        f"    print('runs', flush=True); {statement}"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, root], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -62,12 +71,12 @@ def in_another_process(root, statement):
 def test_a_job_runs_in_one_process_and_a_killed_one_lets_it_go(place):
     process = in_another_process(place.root, "sys.stdin.read()")
     assert get_job(place, JOB).is_running
-    with pytest.raises(ConflictError, match="running in another process"), running(place, JOB, ASKED):
+    with pytest.raises(ConflictError, match="running in another process"), run_exclusively(place, JOB, ASKED):
         pass
     process.kill()
     process.communicate()
     assert not get_job(place, JOB).is_running
-    with running(place, JOB, ASKED):
+    with run_exclusively(place, JOB, ASKED):
         assert get_job(place, JOB).is_running
     assert not get_job(place, JOB).is_running
 
@@ -82,7 +91,7 @@ def test_whoever_only_looks_at_a_job_does_not_keep_it_from_starting(stopped, mon
         fcntl.flock(looking, fcntl.LOCK_UN)
 
     monkeypatch.setattr("storage.jobs.folder.time.sleep", stop_looking)
-    with running(stopped, JOB, ASKED):
+    with run_exclusively(stopped, JOB, ASKED):
         assert waited
     os.close(looking)
 
@@ -96,14 +105,14 @@ def test_a_lock_on_a_folder_that_was_removed_meanwhile_is_none(stopped, monkeypa
         return flock(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with running(stopped, JOB, ASKED):
+    with run_exclusively(stopped, JOB, ASKED):
         assert get_job(stopped, JOB).is_running
 
 
 def test_what_was_asked_first_stays(place):
-    with running(place, JOB, ASKED):
+    with run_exclusively(place, JOB, ASKED):
         pass
-    with running(place, JOB, {"dataset": "other"}):
+    with run_exclusively(place, JOB, {"dataset": "other"}):
         pass
     assert get_job(place, JOB).asked == ASKED
 
@@ -114,10 +123,10 @@ def test_a_request_to_stop_reaches_the_process_and_not_the_next_attempt(place):
     )
     assert request_cancel(place, JOB)
     assert process.communicate()[0] == "stopped\n"
-    with running(place, JOB, ASKED) as job:
+    with run_exclusively(place, JOB, ASKED) as job:
         assert not job.is_cancelled()
     assert not request_cancel(place, JOB)  # nobody runs it
-    with running(place, JOB, ASKED) as job:
+    with run_exclusively(place, JOB, ASKED) as job:
         assert not job.is_cancelled()
 
 
@@ -126,7 +135,7 @@ def test_a_request_to_stop_reaches_the_process_and_not_the_next_attempt(place):
 
 def test_an_outcome_is_for_ever_and_takes_what_only_served_to_go_on(stopped):
     assert find_outcome(stopped, JOB) is None
-    with running(stopped, JOB, ASKED) as job:
+    with run_exclusively(stopped, JOB, ASKED) as job:
         assert job.checkpoints("arm").read().step == 2
         job.write_outcome({"gate": {"passed": False}})
     assert find_outcome(stopped, JOB) == {"gate": {"passed": False}}
@@ -140,21 +149,21 @@ def test_a_job_is_found_by_the_beginning_of_its_id(stopped):
     for text in ("ffff", JOB[:3], ""):
         with pytest.raises(NotFoundError, match=f"There is no job '{text}'. Known: {JOB}"):
             get_job(stopped, text)
-    with running(stopped, JOB[:8] + "00000000", ASKED):
+    with run_exclusively(stopped, JOB[:8] + "00000000", ASKED):
         pass
     with pytest.raises(NotFoundError, match="More than one job begins with '0123'"):
         get_job(stopped, "0123")
 
 
 def test_a_damaged_document_hides_no_other_job_and_a_damaged_status_is_set_aside(stopped):
-    with running(stopped, "another-job-0000", ASKED):
+    with run_exclusively(stopped, "another-job-0000", ASKED):
         pass
     (stopped.job(JOB) / "status.json").write_text("{}")
     assert get_job(stopped, JOB).status is None
     assert not (stopped.job(JOB) / "status.json").exists()
     (stopped.job(JOB) / "job.json").write_text("{}")
     assert [job.id for job in list_jobs(stopped)] == ["another-job-0000"]
-    with running(stopped, JOB, ASKED):  # who runs it knows what was asked
+    with run_exclusively(stopped, JOB, ASKED):  # who runs it knows what was asked
         assert get_job(stopped, JOB).asked == ASKED
 
 
@@ -174,7 +183,7 @@ def test_files_that_go_while_somebody_looks_are_no_error(stopped, monkeypatch):
 
 @pytest.fixture
 def job(place):
-    with running(place, JOB, ASKED) as job:
+    with run_exclusively(place, JOB, ASKED) as job:
         yield job
 
 
@@ -210,7 +219,7 @@ def test_what_a_killed_process_had_decoded_is_not_read_and_does_not_stay(place):
     kill = "job.pixels('fit', (3, 2, 2, 3), lambda pixels: (pixels.fill(5), os.kill(os.getpid(), 9)))"
     in_another_process(place.root, f"import os; {kill}").communicate()
     assert len(list((place.job(JOB) / "pixels").iterdir())) == 1
-    with running(place, JOB, ASKED) as job:
+    with run_exclusively(place, JOB, ASKED) as job:
         assert (job.pixels("fit", (3, 2, 2, 3), lambda pixels: pixels.fill(9)) == 9).all()
     assert [path.name for path in (place.job(JOB) / "pixels").iterdir()] == ["fit.u8"]
 
@@ -260,7 +269,7 @@ def test_damage_in_a_job_is_found(stopped, damaged):
 
 
 def test_a_running_job_is_not_verified(stopped):
-    with running(stopped, JOB, ASKED):
+    with run_exclusively(stopped, JOB, ASKED):
         (stopped.job(JOB) / "status.json").write_text("{}")
         (newest,) = stopped.job(JOB).glob("checkpoints/arm/*1-*.h5")
         os.truncate(newest, 5)
@@ -295,7 +304,7 @@ def test_a_job_on_pictures_that_changed_is_garbage(stopped):
 
 def test_a_running_job_is_left_alone_whatever_its_pictures(stopped):
     write_manifest(stopped, a_manifest(images=(*a_manifest().images, an_image(99))))
-    with running(stopped, JOB, ASKED):
+    with run_exclusively(stopped, JOB, ASKED):
         assert garbage_of(stopped) == {}
 
 
@@ -319,7 +328,7 @@ def test_the_pictures_of_a_job_are_known_as_long_as_its_folder_stays(stopped):
 
 @pytest.mark.parametrize("damaged", ["job.json", "outcome.json"])
 def test_what_a_damaged_document_would_decide_is_not_removed(stopped, damaged):
-    with running(stopped, JOB, ASKED) as job:
+    with run_exclusively(stopped, JOB, ASKED) as job:
         job.write_outcome({})
         job.checkpoints("arm").write(a_checkpoint())
     (stopped.job(JOB) / damaged).write_text("{}")
@@ -343,16 +352,16 @@ def test_a_removal_that_dies_at_any_call_leaves_a_whole_job_or_none(stopped, tmp
             break
         again = Workspace.open(place.root)
         if again.job(JOB).exists():
-            with running(again, JOB, ASKED) as job:
+            with run_exclusively(again, JOB, ASKED) as job:
                 assert job.checkpoints("arm").read().step == 2
         collect(again, (), NOW, delete=True)
         assert not again.job(JOB).exists()
-        assert not any(again.staging.iterdir())
+        assert not any(again.staging.folder.iterdir())
     assert k > 5
 
 
 def test_what_an_ended_job_left_behind_is_garbage_and_its_outcome_is_not(stopped):
-    with running(stopped, JOB, ASKED) as job:
+    with run_exclusively(stopped, JOB, ASKED) as job:
         job.write_outcome({})
         job.checkpoints("arm").write(a_checkpoint())
     assert set(garbage_of(stopped, delete=True)) == {"checkpoints"}

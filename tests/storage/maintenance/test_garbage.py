@@ -215,7 +215,7 @@ def test_what_lies_in_quarantine_counts_from_the_day_it_was_set_aside(workspace)
 
 
 def test_staging_of_a_dead_process_goes_and_that_of_a_living_one_stays(workspace):
-    dead, alive = workspace.staging / ".dead.part", workspace.staging / ".alive.part"
+    dead, alive = workspace.staging.folder / ".dead.part", workspace.staging.folder / ".alive.part"
     for path in (dead, alive):
         path.write_bytes(b"half")
         set_age(path, 2)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 
 import pytest
 
 from pipeline.errors import ConflictError
 from storage.disk.atomic import Fs
-from storage.maintenance import health
 from storage.maintenance.health import locks_after_writing, measure_room
 from storage.workspace import Workspace
 
 
 def test_a_place_that_can_be_written_and_has_locks_is_said_to_and_nothing_stays(workspace):
     assert locks_after_writing(workspace)
-    assert list(workspace.staging.iterdir()) == []
+    assert list(workspace.staging.folder.iterdir()) == []
 
 
 def test_a_full_disk_is_an_error_and_nothing_stays(tmp_path):
@@ -28,7 +28,7 @@ def test_a_full_disk_is_an_error_and_nothing_stays(tmp_path):
     workspace = Workspace.open(tmp_path, create=False, fs=Full())
     with pytest.raises(ConflictError, match="Free some space"):
         locks_after_writing(workspace)
-    assert list(workspace.staging.iterdir()) == []
+    assert list(workspace.staging.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("refusal", [OSError(errno.ENOLCK, "No locks available"), None])
@@ -37,7 +37,7 @@ def test_a_file_system_without_locks_is_noticed_also_one_that_only_pretends(work
         if refusal:
             raise refusal
 
-    monkeypatch.setattr(health.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     assert not locks_after_writing(workspace)
 
 

@@ -17,7 +17,7 @@ from storage.datasets.registrations import write_registration
 from storage.disk.locks import alone
 from storage.features.store import FeatureStore
 from storage.maintenance.verification import Verification
-from storage.measurements import write_record
+from storage.measurements import write_measurement
 from storage.models.engines import new_engine
 from storage.models.versions import new_version, promote
 from storage.workspace import Workspace
@@ -81,7 +81,7 @@ def pristine(tmp_path_factory, space, block_of, digests_of):
     write_registration(workspace, "pets", {"folder": "/pets"})
     with new_engine(workspace, "e" * 16) as folder:
         (folder / "taps.bin").write_bytes(b"compiled")
-    write_record(workspace, "similarity", "s" * 16, {"distance": 0.1})
+    write_measurement(workspace, "similarity", "s" * 16, {"distance": 0.1})
     seen = FileEntry("a/0.png", 10, 1, None, ("a",))
     DigestMemory(workspace).remember("/pets", {"a/0.png": (seen, digests_of([0])[0])}, 10**10)
     return workspace.root

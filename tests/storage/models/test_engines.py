@@ -52,4 +52,4 @@ def test_nothing_remains_of_an_engine_that_failed(workspace):
     with pytest.raises(RuntimeError):
         failing()
     assert find_engine(workspace, "e1") is None
-    assert os.listdir(workspace.staging) == []
+    assert os.listdir(workspace.staging.folder) == []

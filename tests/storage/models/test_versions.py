@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -80,7 +81,7 @@ def test_nothing_remains_of_a_version_that_failed(save, workspace):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert get_model(workspace, "pets").version == 1
-    assert os.listdir(workspace.staging) == []
+    assert os.listdir(workspace.staging.folder) == []
 
 
 def test_a_version_needs_a_record(workspace):
@@ -260,6 +261,6 @@ def test_a_file_system_without_locks_keeps_nobody_from_working(workspace, monkey
     def refuse(descriptor, how):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("storage.disk.locks.fcntl.flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with one_at_a_time(workspace, "pets"), one_at_a_time(workspace, "pets"):
         assert serving_version(workspace, "pets") is None

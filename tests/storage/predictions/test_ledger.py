@@ -162,7 +162,7 @@ def test_a_second_run_waits_for_the_first_and_finds_its_rows(workspace, output, 
     second = threading.Thread(target=lambda: found.append(rows_of(workspace, output)))
     with caplog.at_level("WARNING"), open_ledger(workspace, INBOX, output) as ledger:
         second.start()
-        while "waiting until another process has ended its work" not in caplog.text:
+        while "waiting for another process to finish its work" not in caplog.text:
             second.join(0.01)
             assert second.is_alive()
         ledger.append(a_row(0))
@@ -309,7 +309,7 @@ def assert_kept(root, promised):
                 ledger.append(row)
         ledger.commit()
         assert dict(ledger.rows) == ALL
-        write_table(output, ledger.rows.values(), 2, workspace.stage.fs)
+        write_table(output, ledger.rows.values(), 2, workspace.staging.fs)
     assert rows_of(workspace, OUTPUT) == ALL
     assert output.read_bytes() == whole[-1]
     assert not [path for path in root.parent.iterdir() if path.name.startswith(".")]
