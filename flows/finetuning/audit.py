@@ -101,6 +101,6 @@ def list_audits(workspace_root: str) -> AuditList:
             if found := find_measurement(workspace, "audits", key):
                 audits.append(from_json(AuditResult, found))
         except DamagedError as error:
-            logger.warning("Left out: %s: %s", path, error)
+            logger.warning("Left out: audit %s: %s", key, error)
     audits.sort(key=lambda row: (row.dataset, row.signals.num_train))
     return AuditList(workspace_root, tuple(audits), refit_thresholds(audits))
