@@ -182,18 +182,14 @@ def open_arms(inputs: FinetuneInputs, job: Job, listeners: Listeners, checkpoint
     """Let training use a job's folder. Loads TensorFlow."""
     with stage("imports"):
         from pipeline.finetuning.arms import ArmContext
+        from pipeline.finetuning.checkpoint import Keeper
 
     def on_epoch(status: JobStatus) -> None:
         job.write_status(to_json(status))
         listeners.on_epoch(status)
 
-    return ArmContext(inputs, lambda arm: _Keeper(job, arm, checkpoint_seconds), job.pixels, listeners.log, on_epoch)
+    def find_keeper(arm: str) -> Keeper:
+        kept = job.checkpoints(arm)
+        return Keeper(kept.read, kept.write, job.is_cancelled, checkpoint_seconds)
 
-
-class _Keeper:
-    """Keeps the checkpoints of one arm in its job's folder."""
-
-    def __init__(self, job: Job, arm: str, checkpoint_seconds: float) -> None:
-        checkpoints = job.checkpoints(arm)
-        self.read, self.write, self.is_cancelled = checkpoints.read, checkpoints.write, job.is_cancelled
-        self.checkpoint_seconds = checkpoint_seconds
+    return ArmContext(inputs, find_keeper, job.pixels, listeners.log, on_epoch)

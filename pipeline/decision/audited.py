@@ -9,7 +9,7 @@ from pipeline.decision.finetuned import Curve, Gate
 from pipeline.types import LearningCurve, Split
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class StrategyRow:
     """What a strategy reached on the test pictures."""
 
@@ -19,23 +19,13 @@ class StrategyRow:
     correct: str  # which pictures it got right, as `pack_correct` writes it
     multiply_adds: int  # of everything it computed
     seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadRow(StrategyRow):
-    """What a head on frozen features reached."""
-
-    taps: tuple[str, ...]
-    loo_error: float  # leave-one-out, 0-1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkRow(StrategyRow):
-    """What a trained network reached."""
-
-    epochs: int
-    curve: Curve
-    val_accuracy: float  # of its best epoch
+    # of a head
+    taps: tuple[str, ...] | None = None
+    loo_error: float | None = None  # leave-one-out, 0-1
+    # of a trained network
+    epochs: int | None = None
+    curve: Curve | None = None
+    val_accuracy: float | None = None  # of the best epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +87,7 @@ class AuditResult(Judgement):
     budget_epochs: int
     num_test: int
     test_split: Split
-    strategies: tuple[HeadRow | NetworkRow, ...]  # the cheap ones first
+    strategies: tuple[StrategyRow, ...]  # the cheap ones first
     gate: Gate  # of the fine-tuned network
     model: None = None  # an audit saves none
     seconds: Mapping[str, float]  # by stage

@@ -5,14 +5,14 @@ Heavy leaf: importing it loads TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decision.finetuned import EpochRow
+from pipeline.decision.schedule import CHECKPOINT_SECONDS
 from pipeline.errors import DamagedError
 from pipeline.jsonable import from_json, to_json
 from pipeline.quiet_keras import keras
@@ -21,18 +21,14 @@ from pipeline.types import Checkpoint
 Values = list[NDArray[np.generic]]
 
 
-class Keeper(Protocol):
-    """Keeps a training's checkpoints, and knows if the training is to stop."""
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Where a training's checkpoints are kept, and whether the training is to stop."""
 
-    @property
-    def checkpoint_seconds(self) -> float:
-        """Between two checkpoints."""
-
-    def read(self) -> Checkpoint | None: ...
-
-    def write(self, checkpoint: Checkpoint) -> None: ...
-
-    def is_cancelled(self) -> bool: ...
+    read: Callable[[], Checkpoint | None]
+    write: Callable[[Checkpoint], None]
+    is_cancelled: Callable[[], bool]
+    checkpoint_seconds: float = CHECKPOINT_SECONDS  # between two checkpoints
 
 
 @dataclass(slots=True)

@@ -35,19 +35,11 @@ def best_precision() -> str:
 def all_gpus(devices: Sequence[str] | None = None) -> Iterator[None]:
     """Build networks in this block that train on every GPU of the host, each on its share of every batch.
 
-    Keras has a distribution of its own (`keras.distribution`), but none behind TensorFlow.
-
     Parameters
     ----------
     devices
         By default all GPUs.
     """
-    if keras.backend.backend() != "tensorflow":
-        found = keras.distribution.list_devices("gpu") if devices is None else list(devices)
-        distribution = keras.distribution.DataParallel(devices=found) if len(found) > 1 else None
-        keras.distribution.set_distribution(distribution)
-        yield
-        return
     found = [device.name for device in tf.config.list_logical_devices("GPU")] if devices is None else list(devices)
     with tf.distribute.MirroredStrategy(found).scope() if len(found) > 1 else nullcontext():
         yield

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from pipeline.finetuning.networks import iter_layers
 from pipeline.quiet_keras import keras
 
 layers = keras.layers
@@ -87,11 +88,8 @@ def _block(x: keras.KerasTensor, filters: int, stride: int, name: str) -> keras.
 def count_multiply_adds(network: keras.Model) -> int:
     """Count the multiplications of one picture's forward pass in kernels; the rest does not matter."""
     total = 0
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            total += count_multiply_adds(layer)
-            continue
-        shape = layer.output.shape if hasattr(layer, "output") and not isinstance(layer.output, list | dict) else ()
+    for layer in iter_layers(network):
+        shape = layer.output.shape if isinstance(layer.output, keras.KerasTensor) else ()
         positions = math.prod(shape[1:-1]) if len(shape) == 4 else 1
         total += sum(positions * math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)
     return total

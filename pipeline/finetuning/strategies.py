@@ -6,9 +6,11 @@ Heavy leaf: importing it loads TensorFlow.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 from pipeline.backbones.table import TOP
-from pipeline.decision.audited import HeadRow, NetworkRow
+from pipeline.decision.audited import StrategyRow
 from pipeline.decision.finetuned import Gate
 from pipeline.decision.regret import pack_correct
 from pipeline.decision.schedule import Schedule
@@ -27,12 +29,12 @@ from pipeline.finetuning.inputs import FinetuneInputs, labels_of
 from pipeline.finetuning.scoring import predict_images, scale_scores
 from pipeline.finetuning.scratch import count_multiply_adds
 from pipeline.quiet_keras import keras
-from pipeline.types import Array
+from pipeline.types import Array, Tap
 
 BACKWARD = 2  # multiply-adds of a backward pass, in forward passes
 
 
-def run_strategies(context: ArmContext, schedule: Schedule) -> tuple[tuple[HeadRow | NetworkRow, ...], Gate]:
+def run_strategies(context: ArmContext, schedule: Schedule) -> tuple[tuple[StrategyRow, ...], Gate]:
     """Run all four; returns a row for each, the cheap ones first, and the gate of the fine-tuned network."""
     inputs = context.inputs
     with all_gpus():
@@ -46,12 +48,8 @@ def run_strategies(context: ArmContext, schedule: Schedule) -> tuple[tuple[HeadR
         scratch = _network_row(inputs, _calibrated(fresh), fresh, started)
     # a head reads the network once a picture
     cost = count_multiply_adds(network) * (len(inputs.fit_on) + len(inputs.validate_on))
-    return (
-        _head_row(inputs, "head-on-top", [TOP], cost),
-        _head_row(inputs, "head-on-evidence", [tap.name for tap in inputs.spec.taps], cost),
-        finetune,
-        scratch,
-    ), gate
+    on_top = _head_row(inputs, "head-on-top", [tap for tap in inputs.spec.taps if tap.name == TOP], cost)
+    return (on_top, _head_row(inputs, "head-on-evidence", inputs.spec.taps, cost), finetune, scratch), gate
 
 
 def _calibrated(arm: Arm) -> keras.Model:
@@ -60,41 +58,27 @@ def _calibrated(arm: Arm) -> keras.Model:
     return network
 
 
-def _head_row(inputs: FinetuneInputs, strategy: str, names: list[str], multiply_adds: int) -> HeadRow:
+def _head_row(inputs: FinetuneInputs, strategy: str, taps: Sequence[Tap], multiply_adds: int) -> StrategyRow:
     """Fit a head on all training pictures, like the one that serves."""
     started = time.monotonic()
-    head = fit_stored(inputs, inputs.train_on, [tap for tap in inputs.spec.taps if tap.name in names])
-    accuracy, log_loss, correct = _score(inputs, predict_stored(inputs, head, inputs.test_on))
-    return HeadRow(
-        strategy=strategy,
-        accuracy=accuracy,
-        log_loss=log_loss,
-        correct=correct,
-        seconds=round(time.monotonic() - started, 1),
-        multiply_adds=multiply_adds,
-        taps=tuple(part.tap for part in head.taps),
-        loo_error=head.loo_error,
-    )
+    head = fit_stored(inputs, inputs.train_on, taps)
+    row = _row(inputs, strategy, predict_stored(inputs, head, inputs.test_on), multiply_adds, started)
+    return replace(row, taps=tuple(part.tap for part in head.taps), loo_error=head.loo_error)
 
 
-def _network_row(inputs: FinetuneInputs, network: keras.Model, arm: Arm, started: float) -> NetworkRow:
-    accuracy, log_loss, correct = _score(inputs, predict_images(network, inputs.test_on, inputs.read, arm.recipe))
+def _network_row(inputs: FinetuneInputs, network: keras.Model, arm: Arm, started: float) -> StrategyRow:
     epochs = len(arm.curve) - 1
-    return NetworkRow(
-        strategy=arm.name,
-        accuracy=accuracy,
-        log_loss=log_loss,
-        correct=correct,
-        seconds=round(time.monotonic() - started, 1),
-        multiply_adds=count_multiply_adds(network) * (1 + BACKWARD) * epochs * len(inputs.fit_on),
-        epochs=epochs,
-        curve=arm.curve,
-        val_accuracy=arm.best_accuracy,
-    )
+    multiply_adds = count_multiply_adds(network) * (1 + BACKWARD) * epochs * len(inputs.fit_on)
+    found = predict_images(network, inputs.test_on, inputs.read, arm.recipe)
+    row = _row(inputs, arm.name, found, multiply_adds, started)
+    return replace(row, epochs=epochs, curve=arm.curve, val_accuracy=arm.best_accuracy)
 
 
-def _score(inputs: FinetuneInputs, probabilities: Array) -> tuple[float, float, str]:
-    """Return accuracy, log loss, and which pictures are right."""
+def _row(
+    inputs: FinetuneInputs, strategy: str, probabilities: Array, multiply_adds: int, started: float
+) -> StrategyRow:
     labels = labels_of(inputs.test_on)
     metrics = evaluate(labels, probabilities, inputs.manifest.classes, inputs.test_split)
-    return metrics.accuracy, metrics.log_loss, pack_correct(probabilities, labels)
+    seconds = round(time.monotonic() - started, 1)
+    correct = pack_correct(probabilities, labels)
+    return StrategyRow(strategy, metrics.accuracy, metrics.log_loss, correct, multiply_adds, seconds)

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.backbones.table import get_backbone
 from pipeline.decision.schedule import Schedule, plan_finetuning
 from pipeline.finetuning.batches import Batches
+from pipeline.finetuning.checkpoint import Keeper
 from pipeline.finetuning.networks import build_finetuned
 from pipeline.finetuning.scoring import Validation, score
 from pipeline.finetuning.train import train
@@ -27,20 +28,7 @@ NUM_CLASSES = 3
 
 layers = keras.layers
 
-
-class Nowhere:
-    """Keeps no checkpoint: none is due within an epoch."""
-
-    checkpoint_seconds = 120.0
-
-    def read(self) -> None:
-        return None
-
-    def write(self, checkpoint: Any) -> None:
-        pass
-
-    def is_cancelled(self) -> bool:
-        return False
+NOWHERE = Keeper(lambda: None, lambda checkpoint: None, lambda: False)  # none is due within an epoch
 
 
 def measure(scratch: Path) -> list[dict[str, Any]]:
@@ -67,7 +55,7 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
 def our_epoch(network: keras.Model, pixels: Any, labels: Any, schedule: Schedule) -> float:
     """Return the seconds of an epoch, without validation."""
     batches, validation = Batches(pixels, labels, NUM_CLASSES, schedule), Validation(pixels[:1], labels[:1])
-    curve = train(network, batches, validation, schedule, Nowhere())
+    curve = train(network, batches, validation, schedule, NOWHERE)
     started = time.perf_counter()
     score(network, validation)
     return curve[2].seconds - curve[1].seconds - (time.perf_counter() - started)

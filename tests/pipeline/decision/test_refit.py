@@ -3,12 +3,12 @@ from functools import cache
 
 import numpy as np
 
-from pipeline.decision.audited import AuditResult, HeadRow, NetworkRow, Signals
+from pipeline.decision.audited import AuditResult, Signals, StrategyRow
 from pipeline.decision.plan import LARGE_FROM_DIFFERENT, LARGE_FROM_SIMILAR
 from pipeline.decision.refit import refit_thresholds
 from pipeline.decision.regret import judge_audit
 from pipeline.jsonable import from_json, to_json
-from tests.factories import a_curve, a_gate
+from tests.factories import a_gate
 
 NUM_TEST = 1000
 
@@ -22,18 +22,9 @@ def correct(accuracy):
 
 def an_audit(dataset, num_train, head, tuned, similar=False):
     """An audit as `headstart audit` keeps it, read back from its JSON."""
-    facts = {"log_loss": 1.0, "multiply_adds": 10, "seconds": 1.0}
-    heads = [
-        HeadRow(strategy=name, accuracy=head, correct=correct(head), taps=("top",), loo_error=0.1, **facts)
-        for name in ("head-on-top", "head-on-evidence")
-    ]
-    networks = [
-        NetworkRow(
-            strategy=name, accuracy=rate, correct=correct(rate), epochs=1, curve=a_curve(), val_accuracy=rate, **facts
-        )
-        for name, rate in (("fine-tune", tuned), ("scratch", 0.1))
-    ]
-    judged = judge_audit([*heads, *networks], tuned > head, "fine-tune", NUM_TEST)
+    accuracy = {"head-on-top": head, "head-on-evidence": head, "fine-tune": tuned, "scratch": 0.1}
+    rows = tuple(StrategyRow(name, rate, 1.0, correct(rate), 10, 1.0) for name, rate in accuracy.items())
+    judged = judge_audit(rows, tuned > head, "fine-tune", NUM_TEST)
     result = AuditResult(
         job="a" * 16,
         dataset=dataset,
@@ -44,7 +35,7 @@ def an_audit(dataset, num_train, head, tuned, similar=False):
         budget_epochs=6,
         num_test=NUM_TEST,
         test_split="test",
-        strategies=(*heads, *networks),
+        strategies=rows,
         gate=a_gate(tuned > head),
         seconds={"total": 1.0},
         **{field.name: getattr(judged, field.name) for field in fields(judged)},
