@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.fingerprint import fingerprint
@@ -122,10 +123,16 @@ class Space:
 
     @property
     def id(self) -> str:
-        return fingerprint(self.descriptor())
+        return _space_id(self)
 
     def descriptor(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@lru_cache(maxsize=64)
+def _space_id(space: Space) -> str:
+    """A store asks for it with every shard."""
+    return fingerprint(space.descriptor())
 
 
 # ── datasets ─────────────────────────────────────────────────────────────────────────────────────

@@ -24,9 +24,10 @@ from pipeline.types import Image, Manifest
 from storage.datasets.manifests import find_dataset, read_manifest, write_manifest
 from storage.disk import atomic
 from storage.disk.atomic import Staging, write_stream
-from storage.features import packs
+from storage.features import packs, shards
 from storage.features.claims import Claims
 from storage.features.packs import open_pack, write_pack
+from storage.features.shards import encode_shard
 from storage.features.spaces import list_spaces, write_space
 from storage.features.store import FeatureStore
 from storage.maintenance.garbage import Limits, collect
@@ -46,6 +47,23 @@ CUTS = {  # does an unsynced name survive, does an unsynced block of bytes?
     "names without their bytes": lambda dice: (lambda: True, lambda: False),
     "some of both": lambda dice: (lambda: dice.random() < 0.5,) * 2,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _each_shard_is_encoded_once():
+    """Encoding touches no disk, and equal rows give equal bytes (test_shards): a handful of shards, not a thousand."""
+    known = {}
+
+    def encode(space, digests, taps):
+        rows = ((name, values.dtype.str, values.tobytes()) for name, values in taps.items())
+        key = (space, tuple(digests), *rows)
+        if key not in known:
+            known[key] = encode_shard(space, digests, taps)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "encode_shard", encode)
+        yield
 
 
 @pytest.fixture(scope="module")
