@@ -20,9 +20,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Onboard real pictures from an installed package and predict a few
 	$(BIN)/headstart demo --workspace .demo
 
-# two files at a time: each process takes up to 4 GB
+# two files at a time: each process takes up to 4 GB; one of them has all tests of the Prefect server
 test: $(INSTALLED) ## Run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 soak: $(INSTALLED) ## Kill, flip bits and write at once, for an hour: see tests/soak
 	$(BIN)/python -m tests.soak

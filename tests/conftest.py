@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -41,7 +43,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.heavy)
         if fixtures & PREFECT_FIXTURES:
             item.add_marker(pytest.mark.prefect)
-        item.add_marker(pytest.mark.xdist_group("prefect" if fixtures & PREFECT_FIXTURES else item.path.stem))
+        file = f"{item.path.parent.name}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group("prefect" if fixtures & PREFECT_FIXTURES else file))
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -83,6 +86,27 @@ def _home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_HOME", str(tmp_path_factory.mktemp("home") / "workspace"))
         yield
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory, worker_id):
+    """Build a folder once for all processes of the run: `once("name", build)` is what `build(folder)` returned."""
+    root = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        root = root.parent  # of this run, with a folder for each process
+
+    def found(name, build):
+        answer = root / f"{name}.pickle"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not answer.exists():
+                folder = root / name
+                shutil.rmtree(folder, ignore_errors=True)  # of a process whose attempt failed
+                folder.mkdir()
+                answer.write_bytes(pickle.dumps(build(folder)))
+        return pickle.loads(answer.read_bytes())
+
+    return found
 
 
 @pytest.fixture
@@ -187,13 +211,16 @@ def backbone(spec):
 
 
 @pytest.fixture(scope="session")
-def engine_folder(spec, tmp_path_factory):
+def engine_folder(spec, once):
     """The default backbone as OpenVINO files."""
-    from pipeline.engine.conversion import convert_backbone
 
-    folder = tmp_path_factory.mktemp("engine")
-    convert_backbone(spec, folder)
-    return folder
+    def build(folder):
+        from pipeline.engine.conversion import convert_backbone
+
+        convert_backbone(spec, folder)
+        return folder
+
+    return once("engine", build)
 
 
 @pytest.fixture(scope="session")

@@ -14,21 +14,24 @@ from tests import factories
 
 
 @pytest.fixture(scope="session")
-def first_run(tmp_path_factory):
+def first_run(once):
     """A dataset of 3 classes of 8 pictures, onboarded: `folder`, `workspace`, `document`, `manifest`.
 
     To be read; what changes anything takes `again`.
     """
-    from flows.onboarding import story as steps
-    from storage.datasets.manifests import read_manifest
-    from storage.workspace import Workspace
 
-    root = tmp_path_factory.mktemp("first")
-    folder, workspace = factories.write_dataset(root / "shapes"), root / "workspace"
-    factories.age(folder)
-    document = steps.onboard(OnboardRequest(str(folder), str(workspace)))
-    manifest = read_manifest(Workspace.open(workspace), "shapes")
-    return SimpleNamespace(folder=folder, workspace=workspace, document=document, manifest=manifest)
+    def build(root):
+        from flows.onboarding import story as steps
+        from storage.datasets.manifests import read_manifest
+        from storage.workspace import Workspace
+
+        folder, workspace = factories.write_dataset(root / "shapes"), root / "workspace"
+        factories.age(folder)
+        document = steps.onboard(OnboardRequest(str(folder), str(workspace)))
+        manifest = read_manifest(Workspace.open(workspace), "shapes")
+        return SimpleNamespace(folder=folder, workspace=workspace, document=document, manifest=manifest)
+
+    return once("first", build)
 
 
 @pytest.fixture
@@ -97,15 +100,18 @@ def client(deployed):
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory):
+def small(once):
     """A dataset of 3 classes of 12 pictures, onboarded at 64 pixels: to be copied."""
-    from flows.onboarding import story as steps
 
-    root = tmp_path_factory.mktemp("small")
-    folder, workspace = factories.write_dataset(root / "shapes", per_class=12), root / "workspace"
-    factories.age(folder)
-    document = steps.onboard(OnboardRequest(str(folder), str(workspace), size=64))
-    return SimpleNamespace(folder=folder, workspace=workspace, document=document)
+    def build(root):
+        from flows.onboarding import story as steps
+
+        folder, workspace = factories.write_dataset(root / "shapes", per_class=12), root / "workspace"
+        factories.age(folder)
+        document = steps.onboard(OnboardRequest(str(folder), str(workspace), size=64))
+        return SimpleNamespace(folder=folder, workspace=workspace, document=document)
+
+    return once("small", build)
 
 
 @pytest.fixture
