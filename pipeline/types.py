@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.fingerprint import fingerprint
@@ -179,7 +179,7 @@ class Image:
         return only
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: the fingerprint is computed once and kept
 class Manifest:
     """Immutable list of pictures with label and split. Identity is content: paths are not in it."""
 
@@ -193,7 +193,7 @@ class Manifest:
     notes: tuple[str, ...] = ()  # what a user should know: label conflicts, leaks, tiny classes
     exclusive: bool = True  # every picture has exactly one label; else any number of them
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         if self.exclusive:
             rows = sorted((image.digest.hex(), image.label, image.split) for image in self.images)

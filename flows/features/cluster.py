@@ -74,7 +74,7 @@ def extract_on(address: str | None, say: Say) -> Callable[..., Extracted]:
 def extract(
     address: str | None,
     say: Say,
-    workspace_root: str,
+    workspace: Workspace,
     dataset: DatasetRef,
     spec: BackboneSpec,
     num_views: int = 0,
@@ -82,30 +82,32 @@ def extract(
     part_rows: int = SHARD_ROWS,
 ) -> Extracted:
     """Compute what the store does not have, all taps in one pass, on a cluster."""
-    root = os.path.abspath(workspace_root)  # the workers have other working folders
-    parts = plan_parts(root, dataset, spec, num_views, part_rows)
+    root = str(workspace.root)
+    parts = plan_parts(workspace, dataset, spec, num_views, part_rows)
     computed: list[Computed] = []
-    if parts:  # else nothing is started for nothing
-        workspace = Workspace.open(root)
+    if parts:  # else no cluster is needed
         backbone_files(workspace, spec)  # compiled here, once, not by every worker
         pictures = read_manifest(workspace, dataset.name, dataset.fingerprint).root
         with stage("cluster"), _quiet(), _prefect_server(say) as server, _scheduler(address, say) as scheduler:
             _check_workers(scheduler, root, pictures, server)
             with stage("extract"), _log_level("distributed.nanny", logging.WARNING):  # it tells of lost processes
                 computed = _run(scheduler, root, dataset, spec, parts, progress or Quiet())
-    return summarize(root, dataset, spec, num_views, computed)
+    return summarize(workspace, dataset, spec, num_views, computed)
 
 
 # ── the flow ─────────────────────────────────────────────────────────────────────────────────────
 
+
 # The feature store is the cache, as in `flows.service.flows`.
-_EXTRACT_PART = task(name="extract_part", cache_policy=NO_CACHE)(extract_part)
+@task(name="extract_part", cache_policy=NO_CACHE)
+def _extract_part(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, part: Part) -> Computed:
+    return extract_part(Workspace.open(workspace_root), dataset, spec, part)
 
 
 @flow(name="extract")
 def extract_parts(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, parts: list[Part]) -> Iterator[Any]:
     """Compute parts as tasks; yields each with what came of it, as they finish."""
-    part_of: dict[Any, Part] = {_EXTRACT_PART.submit(workspace_root, dataset, spec, part): part for part in parts}
+    part_of: dict[Any, Part] = {_extract_part.submit(workspace_root, dataset, spec, part): part for part in parts}
     future: Any
     for future in as_completed([*part_of]):
         yield part_of[future], future.result()

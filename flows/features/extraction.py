@@ -46,28 +46,27 @@ class Extracted:
 
 
 def extract(
-    workspace_root: str,
+    workspace: Workspace,
     dataset: DatasetRef,
     spec: BackboneSpec,
     num_views: int = 0,
     progress: Progress | None = None,
 ) -> Extracted:
     """Compute what the store does not have, all taps in one pass, here and now."""
-    parts = plan_parts(workspace_root, dataset, spec, num_views)
+    parts = plan_parts(workspace, dataset, spec, num_views)
     return summarize(
-        workspace_root,
+        workspace,
         dataset,
         spec,
         num_views,
-        [extract_part(workspace_root, dataset, spec, part, progress) for part in parts],
+        [extract_part(workspace, dataset, spec, part, progress) for part in parts],
     )
 
 
 def plan_parts(
-    workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, num_views: int, part_rows: int | None = None
+    workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, num_views: int, part_rows: int | None = None
 ) -> list[Part]:
     """Divide what is missing into parts of at most `part_rows` pictures, by default one a view."""
-    workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     parts = []
     for view in (ORIGINAL, *view_names(num_views)):
@@ -80,10 +79,9 @@ def plan_parts(
 
 
 def extract_part(
-    workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, part: Part, progress: Progress | None = None
+    workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, part: Part, progress: Progress | None = None
 ) -> Computed:
     """Compute the missing features of a part; safe to run again, here or elsewhere, at the same time too."""
-    workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     candidates = _images(manifest, part.view)[part.start : part.stop]
     num_computed = 0
@@ -100,11 +98,10 @@ def extract_part(
 
 
 def summarize(
-    workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, num_views: int, computed: Iterable[Computed]
+    workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, num_views: int, computed: Iterable[Computed]
 ) -> Extracted:
     """Say what a dataset has now, after the parts of a pass."""
     computed = list(computed)
-    workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     undecodable = FeatureStore(workspace, spec.space()).rejects([image.digest for image in manifest.images])
     left_out = {image.path: undecodable[image.digest] for image in manifest.images if image.digest in undecodable}
@@ -121,12 +118,11 @@ def summarize(
 
 
 def pack_features(
-    workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, extracted: Extracted, path: str
+    workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, extracted: Extracted, path: str
 ) -> None:
     """Write all features, labels and splits of a dataset to one new HDF5 file, in the order of its manifest."""
     from storage.features.packs import write_pack
 
-    workspace = Workspace.open(workspace_root)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     left_out = {item.path for item in extracted.rejected}
     images = [image for image in manifest.images if image.path not in left_out]

@@ -154,7 +154,7 @@ def prepare(plan: JobPlan[Result], progress: Progress | None) -> tuple[FinetuneI
         )
     spec = find_recorded_backbone(workspace, plan.head.record)
     dataset = DatasetRef(name, manifest.root, manifest.fingerprint)
-    extracted = extract(str(workspace.root), dataset, spec, 0, progress)
+    extracted = extract(workspace, dataset, spec, 0, progress)
     left_out = {item.path for item in extracted.rejected}
     images = [image for image in manifest.images if image.path not in left_out]
     test_on, test_split = held_out(images)

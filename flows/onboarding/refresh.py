@@ -163,7 +163,7 @@ def _refresh_one(
         return
     spec = find_recorded_backbone(workspace, look.head.record)
     num_views = look.head.record.features.num_views
-    row["num_computed"] = steps.extract(request.workspace, look.dataset, spec, num_views, progress).num_computed
+    row["num_computed"] = steps.extract(workspace, look.dataset, spec, num_views, progress).num_computed
 
 
 def _look(workspace: Workspace, asked: OnboardRequest, force: bool, steps: Steps) -> _Look:

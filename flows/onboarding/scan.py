@@ -13,7 +13,8 @@ from pipeline.errors import UsageError
 from pipeline.types import Digest, FileEntry, Rejected
 from storage.datasets.digests import DigestMemory
 from storage.datasets.folder import Listing, list_dataset
-from storage.datasets.manifests import DatasetRef, dataset_name, parse_dataset_name, write_manifest
+from storage.datasets.manifests import DatasetRef, write_manifest
+from storage.datasets.names import dataset_name, parse_dataset_name
 from storage.datasets.table import is_table, list_table
 from storage.workspace import Workspace
 

@@ -46,7 +46,7 @@ class Steps:
 
     scan: Callable[[Workspace, OnboardRequest], DatasetRef] = scan.scan
     plan_dataset: Callable[[Workspace, DatasetRef, BackboneSpec, Wishes, Ranking], Plan] = decide.plan_dataset
-    extract: Callable[[str, DatasetRef, BackboneSpec, int, Progress | None], Extracted] = extraction.extract
+    extract: Callable[[Workspace, DatasetRef, BackboneSpec, int, Progress | None], Extracted] = extraction.extract
     train: Callable[[Workspace, DatasetRef, BackboneSpec, Plan, Extracted], Trained] = training.train
 
 
@@ -70,7 +70,7 @@ def onboard(
     def run(scanned: DatasetRef | None = None) -> tuple[DatasetRef, BackboneSpec, Extracted, Trained]:
         dataset = scanned or steps.scan(workspace, request)
         spec, plan = _plan(workspace, request, dataset, steps)
-        extracted = steps.extract(request.workspace, dataset, spec, request.views, progress)
+        extracted = steps.extract(workspace, dataset, spec, request.views, progress)
         return dataset, spec, extracted, steps.train(workspace, dataset, spec, plan, extracted)
 
     with stopwatch.timed():
@@ -101,9 +101,9 @@ def extract_only(
     with stopwatch.timed():
         dataset = steps.scan(workspace, request)
         spec, _ = _backbone(workspace, request, dataset)
-        extracted = steps.extract(request.workspace, dataset, spec, request.views, progress)
+        extracted = steps.extract(workspace, dataset, spec, request.views, progress)
         if pack is not None:
-            pack_features(request.workspace, dataset, spec, extracted, pack)
+            pack_features(workspace, dataset, spec, extracted, pack)
         seconds = stopwatch.seconds()
     return {
         "pack": pack,

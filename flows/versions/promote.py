@@ -269,7 +269,7 @@ def _network_answers(workspace: Workspace, ref: ModelRef, today: Manifest, asked
 def _without_features(workspace: Workspace, manifest: Manifest, spec: BackboneSpec, num_views: int) -> set[str]:
     """Compute what the store does not have; returns the paths of pictures whose features cannot be had."""
     dataset = DatasetRef(manifest.dataset, manifest.root, manifest.fingerprint)
-    return {item.path for item in extract(str(workspace.root), dataset, spec, num_views).rejected}
+    return {item.path for item in extract(workspace, dataset, spec, num_views).rejected}
 
 
 def _usable(manifest: Manifest, ref: ModelRef) -> list[Image]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
-from pipeline.fingerprint import fingerprint as fingerprint_of
+from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from pipeline.types import Image, Manifest, Rejected
+from storage.datasets.names import parse_dataset_name
 from storage.disk.atomic import write_whole
 from storage.disk.documents import parse_json, read_json, sealed, unsealed, write_json
 from storage.workspace import Workspace
@@ -22,8 +21,6 @@ VERSION = 1
 CURRENT_FORMAT = "headstart.dataset"
 CURRENT_VERSION = 1
 
-MAX_NAME = 64  # characters
-
 
 @dataclass(frozen=True, slots=True)
 class DatasetRef:
@@ -32,34 +29,6 @@ class DatasetRef:
     name: str
     root: str  # absolute folder
     fingerprint: str  # of its current manifest
-
-
-# ── names ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def parse_dataset_name(text: str) -> str:
-    """Accept a name that a person gave."""
-    if not re.fullmatch(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_NAME - 1}}}", text):
-        raise UsageError(
-            f"{text!r} cannot be a name. Wanted: at most {MAX_NAME} of a-z, 0-9, '.', '_' and '-', "
-            f"the first one a letter or digit, for example '{dataset_name(text)}'."
-        )
-    return text
-
-
-def dataset_name(text: str) -> str:
-    """Derive a name from that of a folder.
-
-    >>> dataset_name("My Flowers!")
-    'my-flowers'
-    """
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii").lower()
-    name = re.sub(r"[^a-z0-9._]+", "-", ascii_text).strip("._-")[:MAX_NAME].rstrip("._-")
-    # a name in another script: what is left must still be its own
-    return name or f"dataset-{fingerprint_of(text)[:6]}"
-
-
-# ── writing ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def write_manifest(workspace: Workspace, manifest: Manifest, rebind: bool = False) -> DatasetRef:
@@ -105,10 +74,8 @@ def _to_bytes(manifest: Manifest, ref: DatasetRef) -> bytes:
     return f"{json.dumps(sealed(header, FORMAT, VERSION))}\n".encode("ascii") + body
 
 
-# ── reading ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def find_dataset(workspace: Workspace, name: str) -> DatasetRef | None:
+    """Read what is current of a dataset; None if it is not known, DamagedError if the file lacks something."""
     path = workspace.current(name)
     if not path.is_file():
         return None
@@ -130,7 +97,7 @@ def list_datasets(workspace: Workspace) -> list[DatasetRef]:
 
 
 def read_manifest(workspace: Workspace, name: str, fingerprint: str | None = None) -> Manifest:
-    """Read a dataset's current manifest, or an earlier one.
+    """Read a dataset's current manifest, or an earlier one; what this process has read already is not read again.
 
     Raises
     ------
@@ -147,9 +114,24 @@ def read_manifest(workspace: Workspace, name: str, fingerprint: str | None = Non
         fingerprint = ref.fingerprint
     path = workspace.manifest(name, fingerprint)
     try:
+        status = path.stat()
+    except OSError:
+        return check_manifest(path, fingerprint)  # says what is wrong
+    return _remembered(path, fingerprint, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+
+
+@lru_cache(maxsize=2)  # the steps of a run share one; a comparison with an earlier one needs both
+def _remembered(path: Path, fingerprint: str, written: tuple[int, ...]) -> Manifest:
+    """Keep what was proven in memory, where damage to the file cannot reach it; a file that changed is read again."""
+    return check_manifest(path, fingerprint)
+
+
+def check_manifest(path: Path, fingerprint: str) -> Manifest:
+    """Read every byte of a manifest, whatever was read before; DamagedError unless it has this fingerprint."""
+    try:
         head, _, body = path.read_bytes().partition(b"\n")
     except FileNotFoundError as error:
-        raise NotFoundError(f"Dataset '{name}' has no manifest {fingerprint}.") from error
+        raise NotFoundError(f"Dataset '{path.parent.name}' has no manifest {fingerprint}.") from error
     header = unsealed(parse_json(head, path), FORMAT, VERSION, path)
     manifest = _from_lines(header, body.splitlines(), path)
     intact = hashlib.sha256(body).hexdigest() == header.get("rows_sha256")
@@ -161,7 +143,7 @@ def read_manifest(workspace: Workspace, name: str, fingerprint: str | None = Non
 def _from_lines(header: dict[str, Any], lines: list[bytes], path: Path) -> Manifest:
     try:
         rows = [json.loads(line) for line in lines]
-        exclusive = header.get("exclusive", True)  # earlier versions knew nothing else
+        exclusive = header.get("exclusive", True)  # earlier versions had no other kind
         return Manifest(
             dataset=header["dataset"],
             root=header["root"],

@@ -26,7 +26,7 @@ import numpy as np
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from pipeline.types import Digest, Space
-from storage.datasets.manifests import find_dataset, read_manifest
+from storage.datasets.manifests import check_manifest, find_dataset
 from storage.disk.atomic import explained, write_whole
 from storage.disk.locks import alone
 from storage.disk.staging import abandoned, sweep
@@ -153,9 +153,9 @@ def _check_catalog(workspace: Workspace, catalog: Catalog, spaces: Collection[Sp
 def _find_needed(workspace: Workspace) -> _Needed:
     needed = _Needed(set(), set())
     for name, fingerprint in _needed_manifests(workspace):
-        manifest = read_manifest(workspace, name, fingerprint)
-        needed.digests.update(image.digest for image in manifest.images)
-        needed.manifests.add(workspace.manifest(name, fingerprint))
+        path = workspace.manifest(name, fingerprint)
+        needed.digests.update(image.digest for image in check_manifest(path, fingerprint).images)
+        needed.manifests.add(path)
     return needed
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.errors import ConflictError, DamagedError, HeadstartError, NotFoundError
 from pipeline.types import Progress, Space
 from storage.datasets.digests import DigestMemory
-from storage.datasets.manifests import DatasetRef, find_dataset, read_manifest
+from storage.datasets.manifests import DatasetRef, check_manifest, find_dataset
 from storage.datasets.registrations import find_registration
 from storage.disk.atomic import Staging
 from storage.disk.locks import Usage, alone
@@ -256,12 +256,12 @@ class Verification:
             self._judge("onboarded", self.workspace.onboarded(name), again, find_registration, self.workspace, name)
             for path in sorted(folder.glob("*.jsonl")):
                 self.checked["manifests"] += 1
-                self._judge("manifest", path, advice, read_manifest, self.workspace, name, path.stem)
+                self._judge("manifest", path, advice, check_manifest, path, path.stem)
 
     def _check_dataset(self, name: str) -> None:
         if ref := find_dataset(self.workspace, name):
             with suppress(DamagedError):  # the manifest is a finding of its own
-                read_manifest(self.workspace, ref.name, ref.fingerprint)
+                check_manifest(self.workspace.manifest(name, ref.fingerprint), ref.fingerprint)
                 self.datasets.append(ref)
 
     def _check_models(self) -> None:

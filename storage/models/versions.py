@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.errors import ConflictError, DamagedError, HeadstartError, NotFoundError
 from pipeline.report.record import ModelRecord, ModelRef
-from storage.datasets.manifests import parse_dataset_name
+from storage.datasets.names import parse_dataset_name
 from storage.disk.atomic import explained, make_folder
 from storage.disk.documents import read_json, write_json
 from storage.disk.hashes import changed_files, hash_files

@@ -45,7 +45,7 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
         Workspace.open(root)
         (root / "engines").symlink_to(compiled.root / "engines")
         dataset = factories.scan(OnboardRequest(str(photos), str(root)))
-        assert extraction.extract(str(root), dataset, SPEC).num_computed == NUM_IMAGES
+        assert extraction.extract(Workspace.open(root), dataset, SPEC).num_computed == NUM_IMAGES
 
     rows = [
         compare(

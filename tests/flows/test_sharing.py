@@ -55,7 +55,7 @@ def test_what_another_run_computes_is_waited_for(tiny_dataset, warm_workspace, f
 
         timer = threading.Timer(1.0, finish)
         timer.start()
-        extracted = extraction.extract(str(warm_workspace), dataset, spec)
+        extracted = extraction.extract(workspace, dataset, spec)
         timer.join()
     assert (extracted.num_images, extracted.num_computed) == (24, 14)
 
@@ -70,7 +70,7 @@ def test_what_a_stopped_run_had_claimed_is_computed_after_all(tiny_dataset, warm
     images = read_manifest(workspace, dataset.name, dataset.fingerprint).images
     with Claims(workspace, spec.space()) as claims:
         claims.take([image.digest for image in images])
-        assert extraction.extract(str(warm_workspace), dataset, spec).num_computed == 24
+        assert extraction.extract(workspace, dataset, spec).num_computed == 24
 
 
 def _block(store, digests):

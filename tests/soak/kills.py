@@ -96,7 +96,7 @@ def _workspace(root: Path, compiled: Workspace) -> Workspace:
 def _uninterrupted(photos: Path, compiled: Workspace) -> dict[str, dict[Digest, Array]]:
     """Features by tap and picture of a run that nobody disturbs."""
     dataset = factories.scan(OnboardRequest(str(photos), str(compiled.root)))
-    extraction.extract(str(compiled.root), dataset, SPEC)
+    extraction.extract(compiled, dataset, SPEC)
     digests = [image.digest for image in read_manifest(compiled, dataset.name, dataset.fingerprint).images]
     store = FeatureStore(compiled, SPEC.space())
     taps = (tap.name for tap in SPEC.taps)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.documents import to_document
-from flows.onboarding import story as steps
+from flows.features import extraction
 from flows.requests import OnboardRequest
 from flows.settings import workspace_root
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
@@ -376,7 +376,7 @@ def test_an_interrupted_run_gives_the_cursor_back(interrupted):
 @pytest.mark.heavy
 def test_the_run_after_an_interrupted_one_goes_on_from_there(interrupted):
     dataset = factories.scan(OnboardRequest(str(interrupted.folder), str(interrupted.workspace)))
-    extracted = steps.extract(str(interrupted.workspace), dataset, get_backbone(DEFAULT_BACKBONE))
+    extracted = extraction.extract(Workspace.open(interrupted.workspace), dataset, get_backbone(DEFAULT_BACKBONE))
     assert extracted.num_images == 400
     assert 0 < extracted.num_computed < 400
 

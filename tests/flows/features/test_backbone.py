@@ -25,7 +25,7 @@ def test_where_there_is_a_gpu_keras_computes_the_same_features(first_run, tiny_d
     monkeypatch.setattr(backbone, "find_gpu", lambda visible: True)
     monkeypatch.setattr("pipeline.engine.keras_engine.sees_gpu", lambda: True)
     dataset = factories.scan(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
-    assert extraction.extract(str(warm_workspace), dataset, SPEC).num_computed == 24
+    assert extraction.extract(Workspace.open(warm_workspace), dataset, SPEC).num_computed == 24
 
     from pipeline.engine.keras_engine import KerasEngine
     from storage.datasets.manifests import read_manifest

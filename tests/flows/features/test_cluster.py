@@ -61,7 +61,7 @@ def test_two_workers_store_what_one_process_stores(scheduler, pictures, warm_wor
     alone = tmp_path / "alone"
     shutil.copytree(warm_workspace, alone)
 
-    expected = extraction.extract(str(alone), _scan(pictures, alone), SPEC)
+    expected = extraction.extract(Workspace.open(alone), _scan(pictures, alone), SPEC)
     extracted = _extract(scheduler, warm_workspace, _scan(pictures, warm_workspace))
 
     assert extracted == expected
@@ -119,7 +119,7 @@ def test_an_error_of_a_worker_comes_out_as_it_would_inline(scheduler, pictures, 
     dataset = _scan(pictures, warm_workspace)
 
     with pytest.raises(NumericsError) as inline:
-        extraction.extract(str(warm_workspace), dataset, SPEC)
+        extraction.extract(Workspace.open(warm_workspace), dataset, SPEC)
     with pytest.raises(NumericsError) as on_cluster:
         _extract(scheduler, warm_workspace, dataset)
     assert str(on_cluster.value) == str(inline.value)
@@ -234,7 +234,9 @@ def _scan(folder, workspace):
 def _extract(scheduler, workspace, dataset, progress=None):
     from flows.features.cluster import extract_on
 
-    return extract_on(scheduler, print)(str(workspace), dataset, SPEC, progress=progress, part_rows=PART_ROWS)
+    return extract_on(scheduler, print)(
+        Workspace.open(workspace), dataset, SPEC, progress=progress, part_rows=PART_ROWS
+    )
 
 
 def _process_ids(scheduler):

@@ -68,14 +68,14 @@ def test_a_pack_never_overwrites_a_file(again, tmp_path):
 def test_parts_cover_what_is_missing_and_nothing_else(tiny_dataset, warm_workspace):
     asked = OnboardRequest(str(tiny_dataset()), str(warm_workspace))
     spec = get_backbone(DEFAULT_BACKBONE)
-    root, dataset = str(warm_workspace), factories.scan(asked)
-    parts = extraction.plan_parts(root, dataset, spec, 0, part_rows=10)
+    workspace, dataset = Workspace.open(warm_workspace), factories.scan(asked)
+    parts = extraction.plan_parts(workspace, dataset, spec, 0, part_rows=10)
     assert [(part.start, part.stop) for part in parts] == [(0, 10), (10, 20), (20, 24)]
 
-    done = extraction.extract_part(root, dataset, spec, parts[1])
+    done = extraction.extract_part(workspace, dataset, spec, parts[1])
     assert done.num_computed == 10
-    assert extraction.plan_parts(root, dataset, spec, 0, part_rows=10) == [parts[0], parts[2]]
-    assert extraction.extract_part(root, dataset, spec, parts[1]).num_computed == 0
+    assert extraction.plan_parts(workspace, dataset, spec, 0, part_rows=10) == [parts[0], parts[2]]
+    assert extraction.extract_part(workspace, dataset, spec, parts[1]).num_computed == 0
 
 
 # ── views ────────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import DataError
+from storage.datasets import manifests
 from storage.datasets.manifests import read_manifest
 from storage.workspace import Workspace
 from tests import factories
@@ -111,6 +112,17 @@ def test_the_same_pictures_elsewhere_compute_nothing_and_find_their_model(first_
     assert version_of(found) == ("shapes", 1)
     same = ("case", "strategy", "similarity", "size", "metrics", "reasons", "certificate")
     assert all(found[part] == first_run.document[part] for part in same)
+
+
+@heavy
+def test_a_run_that_finds_everything_done_parses_the_manifest_once_and_opens_the_workspace_once(again, monkeypatch):
+    run(again)
+    parsed, probed = [], []
+    check, probe = manifests.check_manifest, Workspace._prove_writable
+    monkeypatch.setattr(manifests, "check_manifest", lambda *asked: (parsed.append(asked), check(*asked))[1])
+    monkeypatch.setattr(Workspace, "_prove_writable", lambda opened: (probed.append(opened), probe(opened)))
+    run(again)
+    assert (len(parsed), len(probed)) == (1, 1)
 
 
 @heavy

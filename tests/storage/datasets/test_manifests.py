@@ -6,19 +6,19 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
+from pipeline import types
+from pipeline.errors import ConflictError, DamagedError, NotFoundError
+from pipeline.fingerprint import fingerprint
 from pipeline.types import Image, Manifest, Rejected
+from storage.datasets import manifests
 from storage.datasets.manifests import (
     FORMAT,
     VERSION,
     DatasetRef,
-    dataset_name,
+    check_manifest,
     find_dataset,
     list_datasets,
-    parse_dataset_name,
     read_manifest,
     write_manifest,
 )
@@ -113,29 +113,6 @@ def test_a_manifest_of_another_version_is_refused(workspace, manifest):
         read_manifest(workspace, "pets")
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("My Flowers!", "my-flowers"), ("  a__b.v2 ", "a__b.v2"), ("Blümchen", "blumchen"), ("..x", "x")],
-)
-def test_a_folder_gives_a_dataset_its_name(text, name):
-    assert dataset_name(text) == name
-
-
-def test_folders_in_other_scripts_get_names_of_their_own():
-    assert dataset_name("花") != dataset_name("犬")
-
-
-@given(st.text(st.characters(exclude_categories=())))
-def test_a_derived_name_is_always_a_good_one(text):
-    assert parse_dataset_name(dataset_name(text)) == dataset_name(text)
-
-
-@pytest.mark.parametrize("text", ["", "Pets", "-x", "a b", "../x", "a/b", "x" * 65, "pets\n"])
-def test_a_bad_name_is_refused(text):
-    with pytest.raises(UsageError, match="Wanted"):
-        parse_dataset_name(text)
-
-
 def test_labels_that_do_not_exclude_each_other_come_back_as_they_were(workspace, manifest):
     sets = ((0, 1), (), (1,))
     images = tuple(replace(image, labels=labels) for image, labels in zip(manifest.images, sets, strict=True))
@@ -153,3 +130,42 @@ def test_a_manifest_of_a_version_that_knew_one_label_only_is_read(workspace, man
         del header[name]
     path.write_bytes(json.dumps(sealed(header, FORMAT, VERSION)).encode() + b"\n" + body)
     assert read_manifest(workspace, "pets") == manifest
+
+
+def test_a_manifest_is_parsed_once_and_read_again_when_its_file_changes(workspace, manifest, monkeypatch):
+    write_manifest(workspace, manifest)
+    read = []
+    monkeypatch.setattr(manifests, "check_manifest", lambda *asked: (read.append(asked), check_manifest(*asked))[1])
+    first = read_manifest(workspace, "pets")
+    assert read_manifest(workspace, "pets", manifest.fingerprint) is first
+    assert len(read) == 1
+    path = workspace.manifest("pets", manifest.fingerprint)
+    data = path.read_bytes()
+    path.write_bytes(data[:-2] + b"x\n")
+    with pytest.raises(DamagedError):
+        read_manifest(workspace, "pets")
+    path.write_bytes(data)
+    assert read_manifest(workspace, "pets") == first
+    path.unlink()
+    with pytest.raises(NotFoundError, match="has no manifest"):
+        read_manifest(workspace, "pets")
+
+
+def test_what_is_damaged_after_it_was_read_is_found_by_a_check(workspace, manifest):
+    """Even if size and times of the file are the same."""
+    write_manifest(workspace, manifest)
+    path = workspace.manifest("pets", manifest.fingerprint)
+    known, before = read_manifest(workspace, "pets"), path.stat()
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"train", b"trian", 1))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DamagedError):
+        check_manifest(path, manifest.fingerprint)
+    assert known == manifest
+
+
+def test_a_fingerprint_is_computed_once(manifest, monkeypatch):
+    computed = []
+    monkeypatch.setattr(types, "fingerprint", lambda value: (computed.append(value), fingerprint(value))[1])
+    assert manifest.fingerprint == manifest.fingerprint
+    assert len(computed) == 1
