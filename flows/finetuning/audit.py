@@ -46,7 +46,7 @@ def audit(
         Another process is running it.
     """
     plan, listeners = find_audit(request), Listeners(progress, log, on_epoch)
-    return run_job(plan, lambda job: _run(plan, job, listeners, request.checkpoint_seconds), AuditResult)
+    return run_job(plan, lambda job: _run(plan, job, listeners, request.checkpoint_seconds))
 
 
 def _run(plan: JobPlan[AuditResult], job: Job, listeners: Listeners, checkpoint_seconds: float) -> AuditResult:

@@ -59,6 +59,7 @@ class JobPlan(Generic[Result]):
     schedule: Schedule
     head: ModelRef  # that the job starts from, and that the network has to beat
     manifest: Manifest  # of the head's data
+    result: type[Result]
     outcome: Result | None  # how the job ended, if it has
 
 
@@ -100,10 +101,10 @@ def plan_job(
     )
     outcome = find_outcome(workspace, job_id)
     ended = None if outcome is None else from_json(result, outcome)
-    return JobPlan(workspace, job_id, asked, schedule, head, manifest, ended)
+    return JobPlan(workspace, job_id, asked, schedule, head, manifest, result, ended)
 
 
-def run_job(plan: JobPlan[Result], work: Callable[[Job], Result], result: type[Result]) -> Result:
+def run_job(plan: JobPlan[Result], work: Callable[[Job], Result]) -> Result:
     """Run a job, continue it, or find how it ended.
 
     Raises
@@ -117,7 +118,7 @@ def run_job(plan: JobPlan[Result], work: Callable[[Job], Result], result: type[R
         return plan.outcome
     with stopwatch.timed(), run_exclusively(plan.workspace, plan.id, to_json(plan.asked)) as job:
         if (outcome := job.find_outcome()) is not None:  # another process has ended it in the meantime
-            return from_json(result, outcome)
+            return from_json(plan.result, outcome)
         ended = work(job)
         job.write_outcome(to_document(ended))
     return ended

@@ -70,7 +70,7 @@ def finetune(
         Another process is running it.
     """
     plan, listeners = find_job(request), Listeners(progress, log, on_epoch)
-    return run_job(plan, lambda job: _run(plan, job, listeners, request.checkpoint_seconds), FinetuneResult)
+    return run_job(plan, lambda job: _run(plan, job, listeners, request.checkpoint_seconds))
 
 
 def _run(plan: JobPlan[FinetuneResult], job: Job, listeners: Listeners, checkpoint_seconds: float) -> FinetuneResult:

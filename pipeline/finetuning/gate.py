@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipeline.decision.finetuned import Gate
 from pipeline.types import Array
 
-MARGIN = 1.0  # standard errors: a network has to earn its epoch choice, made on the same pictures
+MARGIN = 1.0  # standard errors; the network's best epoch was chosen on the same pictures
 
 Names = frozenset[str]  # of the labels of a picture: one where they exclude each other
 
@@ -17,8 +17,8 @@ Names = frozenset[str]  # of the labels of a picture: one where they exclude eac
 def compare(labels: Sequence[int], head: Array, model: Array) -> Gate:
     """Let the model pass if it is better by more than one standard error of the paired difference.
 
-    Pictures that both get right or both get wrong say nothing (McNemar 1947, Psychometrika 12:153-157), so the error
-    is that of the ones they differ on.
+    Pictures that both get right or both get wrong do not tell them apart (McNemar 1947, Psychometrika 12:153-157), so
+    the error is that of the pictures they differ on.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def compare(labels: Sequence[int], head: Array, model: Array) -> Gate:
     gained, lost = _count(head_correct, model_correct)
     difference = (gained - lost) / num
     error = math.sqrt(max((gained + lost) / num - difference**2, 0.0) / num)
-    passed = difference > 0 and difference > MARGIN * error
+    passed = difference > MARGIN * error
     verdict = "is better by more than" if passed else "is not better by more than"
     return Gate(
         num_images=num,

@@ -117,3 +117,9 @@ def test_scores_become_the_best_class_or_all_labels_at_their_thresholds():
     assert name_labels(table, ("cat", "dog")) == [frozenset({name}) for name in ("cat", "dog", "dog")]
     several = name_labels(table, ("cat", "dog"), (0.5, 0.4))
     assert several == [frozenset({"cat", "dog"}), frozenset(), frozenset({"cat", "dog"})]
+
+
+def test_a_probability_exactly_at_its_threshold_gives_the_label():
+    at_the_limit = np.array([[0.5, 0.25]])
+    assert name_labels(at_the_limit, ("cat", "dog"), (0.5, 0.25)) == [frozenset({"cat", "dog"})]
+    assert name_labels(at_the_limit, ("cat", "dog"), (np.nextafter(0.5, 1), 0.25)) == [frozenset({"dog"})]
