@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo test soak check format bench clean
+.PHONY: help install demo test soak check format docs bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,14 @@ check: $(INSTALLED) ## Format, lint, types and import contracts
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+docs: $(INSTALLED)-docs ## Build the pages of docs/ into site/
+	$(BIN)/python -m typer flows.cli.app utils docs --name headstart --output docs/reference/commands.md
+	$(BIN)/zensical build --strict
+
+$(INSTALLED)-docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group docs
+	@touch $(INSTALLED)-docs
 
 bench: $(INSTALLED)-bench ## Measure, as ratios side by side in one run
 	$(BIN)/python -m tests.benchmarks
