@@ -159,7 +159,7 @@ def stopped_after(epoch):
     return leave
 
 
-def test_a_stopped_job_goes_on_where_it_was(place, always_passes, tiny_network):
+def test_a_stopped_job_continues_where_it_was(place, always_passes, tiny_network):
     whole = finetune(a_request(place))
     other = place.parent / "other"
     shutil.copytree(place, other)
@@ -177,7 +177,7 @@ def test_a_stopped_job_goes_on_where_it_was(place, always_passes, tiny_network):
     assert_same_curve(resumed.curve, whole.curve, rel=1e-3)
 
 
-def test_a_killed_process_leaves_a_job_that_goes_on(place):
+def test_a_killed_process_leaves_a_job_that_continues(place):
     script = (
         "import os, signal, sys; from flows.finetuning.job import *\n"
         "def kill(row):\n"

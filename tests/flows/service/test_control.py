@@ -47,7 +47,7 @@ def test_a_running_job_is_told_to_stop_and_another_is_left_alone(workspace):
 
 
 @pytest.mark.parametrize("text", ["", "a", "ffff"])
-def test_a_job_that_nobody_knows_is_not_found(workspace, text):
+def test_a_job_that_is_unknown_is_not_found(workspace, text):
     with run_exclusively(Workspace.open(workspace), "a" * 16, ASKED), pytest.raises(NotFoundError):
         cancel_job(str(workspace), text)
 

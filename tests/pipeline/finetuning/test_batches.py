@@ -86,9 +86,6 @@ def test_pictures_of_rare_classes_weigh_more(pictures):
     assert weights[1] > 1 > weights[0]
 
 
-# ── augmentation ─────────────────────────────────────────────────────────────────────────────────
-
-
 def test_without_ranges_a_picture_stays_as_it_is(pictures):
     assert np.array_equal(augment_picture(pictures[0], STILL, np.random.default_rng(0)), pictures[0])
 
@@ -119,9 +116,6 @@ def test_colours_change_as_pillows_own_enhancers_change_them(pictures):
         found = np.asarray(recoloured(image, *factors), float)
         assert np.abs(found - np.asarray(enhancer(image).enhance(0.8), float)).max() <= 3  # means are rounded there
     assert np.array_equal(recoloured(image, 1.0, 1.0, 1.0), image)
-
-
-# ── decoding ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")

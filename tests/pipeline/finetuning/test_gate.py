@@ -54,9 +54,6 @@ def test_one_more_right_answer_on_one_picture_passes_nothing_by_rounding():
         compare([], np.zeros((0, 3)), np.zeros((0, 3)))
 
 
-# ── which version serves ─────────────────────────────────────────────────────────────────────────
-
-
 def said(correct):
     """What a version says of pictures whose label is "cat"."""
     return [frozenset({"cat" if right else "dog"}) for right in correct]

@@ -102,7 +102,7 @@ def test_training_learns_and_the_curve_tells():
 
 # within an epoch, at its first and last batch, and after several
 @pytest.mark.parametrize("stop_at", [1, 4, 6, 7, 14])
-def test_a_training_stopped_anywhere_goes_on_as_if_it_had_not_been(stop_at):
+def test_a_training_stopped_anywhere_continues_as_if_it_had_not_been(stop_at):
     schedule = a_schedule()
     wanted, whole = run(schedule, Kept())
     keeper = Kept(stop_at)
