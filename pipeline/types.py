@@ -232,6 +232,18 @@ class HeadTap:
 
 
 @dataclass(frozen=True, slots=True)
+class TapEvidence:
+    """How well one candidate tap predicts held-out pictures, and its share of the head."""
+
+    tap: str
+    kind: TapKind
+    logme: float  # log evidence per sample and output
+    loo_error: float  # as of `HeadTap`
+    penalty: float
+    share: float = 0.0  # of the head; 0 if it does not use the tap
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """A classifier on features: softmax of `temperature * mean over taps of their scores`."""
 
@@ -239,9 +251,7 @@ class Head:
     temperature: float  # multiplies scores; fitted on leave-one-out scores
     loo_error: float  # share of held-out pictures misclassified; 1 - mAP with "sigmoid"
     loo_log_loss: float  # of pictures that temperature and offsets were not fitted on
-    evidence: tuple[
-        Mapping[str, Any], ...
-    ] = ()  # one row per candidate: tap, kind, logme, loo_error, penalty, share of the head
+    evidence: tuple[TapEvidence, ...] = ()  # of every candidate
     reasons: tuple[str, ...] = ()
     activation: Activation = "softmax"  # "sigmoid": labels do not exclude each other, and temperature is 1
     thresholds: tuple[float, ...] = ()  # of each label, with "sigmoid": given where its probability reaches it
@@ -264,21 +274,45 @@ class LearningCurve:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassMetrics:
+    """How good a model is on the pictures of one class, 0-1."""
+
+    name: str
+    num_images: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """How good a model is on one split. Rates are 0-1; intervals are (low, high) at 95 %."""
 
     split: Split
     num_images: int
     accuracy: float
-    accuracy_interval: tuple[float, float]
+    accuracy_interval: tuple[float, float]  # Wilson's
     balanced_accuracy: float
     macro_f1: float
     log_loss: float  # nats
     ece: float  # expected calibration error, 15 equal-width bins
-    per_class: tuple[Mapping[str, Any], ...]  # name, num_images, precision, recall, f1
+    per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]  # rows: true class, columns: predicted
     ece_by_chance: tuple[float, float] = (0.0, 0.0)  # mean, 95th percentile: had every probability been exactly right
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by resampling pictures
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the others, by resampling pictures
+
+
+@dataclass(frozen=True, slots=True)
+class OneLabelMetrics:
+    """How well a model finds one label that does not exclude others, 0-1."""
+
+    name: str
+    num_images: int  # that have the label
+    average_precision: float
+    threshold: float  # the label is given from this probability on; the rest depends on it
+    precision: float
+    recall: float
+    f1: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +328,7 @@ class LabelMetrics:
     subset_accuracy: float  # pictures with every label right
     log_loss: float  # nats a label and picture
     ece: float  # expected calibration error of the labels' probabilities, 15 equal-width bins
-    per_class: tuple[Mapping[str, Any], ...]  # name, num_images, average_precision, threshold, precision, recall, f1
+    per_class: tuple[OneLabelMetrics, ...]
 
 
 @dataclass(frozen=True, slots=True)

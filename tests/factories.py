@@ -23,6 +23,7 @@ from pipeline.report.record import FeatureSummary, Provenance, build_record
 from pipeline.types import (
     BackboneSpec,
     Certificate,
+    ClassMetrics,
     FeatureBlock,
     FileEntry,
     Head,
@@ -34,6 +35,7 @@ from pipeline.types import (
     Rejected,
     Space,
     Tap,
+    TapEvidence,
 )
 from storage.disk.documents import sealed
 from storage.workspace import Workspace
@@ -167,10 +169,7 @@ def a_head(taps=None, num_classes=3, temperature=2.0):
         )
         for tap in taps or a_space().taps
     )
-    evidence = tuple(
-        {"tap": part.tap, "kind": part.kind, "logme": 0.0, "loo_error": 0.1, "penalty": 0.1, "share": 0.5}
-        for part in parts
-    )
+    evidence = tuple(TapEvidence(part.tap, part.kind, 0.0, 0.1, 0.1, share=0.5) for part in parts)
     return Head(parts, temperature=temperature, loo_error=0.1, loo_log_loss=0.3, evidence=evidence)
 
 
@@ -180,9 +179,7 @@ def a_backbone(**changed):
 
 
 def some_metrics(**changed):
-    rows = tuple(
-        {"name": name, "num_images": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0} for name in a_manifest().classes
-    )
+    rows = tuple(ClassMetrics(name, 1, precision=1.0, recall=1.0, f1=1.0) for name in a_manifest().classes)
     known = Metrics("test", 2, 1.0, (0.34, 1.0), 1.0, 1.0, 0.1, 0.1, rows, confusion=((1, 0), (0, 1)))
     return replace(known, **changed)
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from pipeline.errors import DataError
-from pipeline.types import BackboneSpec, Head, Image, Manifest, Split, Tap
+from pipeline.types import Array, BackboneSpec, Head, Image, Manifest, Split, Tap
 from storage.features.store import FeatureStore, StoredTaps
 from storage.workspace import Workspace
 
 
-def fit(manifest: Manifest, features: Any, taps: Sequence[Tap], images: Sequence[Image], num_rows: int) -> Head:
-    """Fit the head for a dataset's labels; `num_rows` of features are of each image, view after view."""
-    groups = [*range(len(images))] * num_rows if num_rows > 1 else None
-    if manifest.exclusive:
-        from pipeline.heads.fit import fit_head
+def fit(
+    manifest: Manifest, features: Mapping[str, Array], taps: Sequence[Tap], images: Sequence[Image], num_views: int = 0
+) -> Head:
+    """Fit the head for a dataset's labels; features are of the images, then of each augmented view of them."""
+    from pipeline.heads.fit import fit_head
+    from pipeline.heads.labels import truth_of
 
-        return fit_head(features, taps, labels_of(images) * num_rows, len(manifest.classes), groups)
-    from pipeline.heads.multilabel import fit_multilabel_head
-
-    label_sets = [image.labels for image in images]
-    return fit_multilabel_head(features, taps, label_sets * num_rows, len(manifest.classes), groups)
+    return fit_head(features, taps, truth_of(manifest, images), num_views)
 
 
 def read_taps(
@@ -31,10 +27,6 @@ def read_taps(
     digests = [image.digest for image in images]
     stores = [FeatureStore(workspace, spec.space(view)) for view in views]
     return StoredTaps(stores, digests, taps)
-
-
-def labels_of(images: Sequence[Image]) -> list[int]:
-    return [image.label for image in images]
 
 
 def held_out(images: Sequence[Image]) -> tuple[list[Image], Split]:

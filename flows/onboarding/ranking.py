@@ -42,7 +42,7 @@ NUM_RANKED = 300  # training pictures
 NUM_PROBED = 32  # of them, whose seconds tell what the rest will take
 COMPILE_SECONDS = 15.0  # of a backbone that this workspace has not compiled: what must be left to begin one
 SMALLEST_SAMPLE = 2  # pictures
-RANKING_VERSION = 1  # raised when a change of ours ranks the same features otherwise
+RANKING_VERSIONS = {True: 1, False: 2}  # by `manifest.exclusive`; raised when the same features rank differently
 
 
 def choose_backbone(
@@ -63,7 +63,7 @@ def choose_backbone(
             "backbones": names,
             "decoder": decoder,
             "minutes": minutes,
-            "version": RANKING_VERSION,
+            "version": RANKING_VERSIONS[manifest.exclusive],
         }
     )
     value = find_measurement(workspace, "rankings", key)
@@ -153,6 +153,7 @@ def _compute(
 
 
 def _score(store: FeatureStore, manifest: Manifest, sample: Sequence[Image], spec: BackboneSpec) -> RankedBackbone:
+    from pipeline.heads.labels import truth_of
     from pipeline.heads.ranking import score_backbone
 
     left_out = store.rejects([image.digest for image in sample])
@@ -162,5 +163,4 @@ def _score(store: FeatureStore, manifest: Manifest, sample: Sequence[Image], spe
             f"{len(images)} training pictures can be decoded; to compare backbones takes {SMALLEST_SAMPLE}."
         )
     features = {tap.name: store.read([image.digest for image in images], tap.name) for tap in spec.taps}
-    labels = [image.labels for image in images]
-    return score_backbone(spec.name, features, spec.taps, labels, len(manifest.classes))
+    return score_backbone(spec.name, features, spec.taps, truth_of(manifest, images))

@@ -11,7 +11,7 @@ from typing import Any
 
 from flows import stopwatch
 from flows.features.extraction import Extracted
-from flows.features.fitting import fit, held_out, labels_of, read_taps
+from flows.features.fitting import fit, held_out, read_taps
 from flows.features.forward import reader
 from flows.onboarding import quoting
 from flows.stopwatch import stage
@@ -22,14 +22,15 @@ from pipeline.decision.reconsider import reconsider
 from pipeline.fingerprint import fingerprint
 from pipeline.images.views import ORIGINAL, view_names
 from pipeline.report.record import FeatureSummary, ModelRef, Provenance, build_record
-from pipeline.types import BackboneSpec, Head, Image, LabelMetrics, LearningCurve, Manifest, Metrics, Split, Tap
+from pipeline.types import BackboneSpec, Head, Image, Manifest
 from storage.datasets.manifests import DatasetRef, read_manifest
 from storage.models.bundles import MODEL_FILE, write_bundle_files
 from storage.models.versions import find_by_request, new_version, one_at_a_time
 from storage.workspace import Workspace
 
 NUM_CERTIFIED = 8  # pictures on which a delivered model is compared with the cached path
-HEAD_VERSION = 3  # raised when a change of ours gives another model for the same features
+# by `manifest.exclusive`; raised when a change of the code gives another model for the same features
+HEAD_VERSIONS = {True: 3, False: 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +73,19 @@ def _make(
     with stage("imports"):
         from pipeline.delivery.model import build_model, certify, write_model
         from pipeline.heads.fit import head_probabilities
+        from pipeline.heads.labels import truth_of
         from pipeline.report.page import render_report
     views = (ORIGINAL, *view_names(extracted.num_views))
     with stage("train"):
         taps = [tap for tap in spec.taps if tap.name in plan.taps]
         features = read_taps(workspace, spec, views, fit_on, [tap.name for tap in taps])
-        head = fit(manifest, features, taps, fit_on, len(views))
+        head = fit(manifest, features, taps, fit_on, extracted.num_views)
         plan = reconsider(plan, head)
-        curve = _learning_curve(manifest, features, head, taps, fit_on)
+        curve = truth_of(manifest, fit_on).learning_curve(features, head, taps)
     with stage("evaluate"):
         tested = read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
         probabilities = head_probabilities(head, tested)
-        metrics = _score(manifest, head, probabilities, test_on, test_split)
+        metrics = truth_of(manifest, test_on).evaluate(probabilities, manifest.classes, head.thresholds, test_split)
     with new_version(workspace, manifest.dataset) as bundle:
         model_file = bundle.folder / MODEL_FILE
         with stage("save"):
@@ -109,30 +111,6 @@ def _make(
     return bundle.ref, head
 
 
-def _learning_curve(
-    manifest: Manifest, features: Any, head: Head, taps: Sequence[Tap], images: Sequence[Image]
-) -> LearningCurve | None:
-    """Tell how the head's error falls with more pictures; not for labels that do not exclude each other."""
-    if not manifest.exclusive:
-        return None
-    from pipeline.heads.learning_curve import fit_learning_curve
-
-    return fit_learning_curve(features, head, taps, labels_of(images), len(manifest.classes))
-
-
-def _score(
-    manifest: Manifest, head: Head, probabilities: Any, images: Sequence[Image], split: Split
-) -> Metrics | LabelMetrics:
-    if manifest.exclusive:
-        from pipeline.evaluation.classes import evaluate
-
-        return evaluate(labels_of(images), probabilities, manifest.classes, split)
-    from pipeline.evaluation.labels import evaluate_labels
-
-    label_sets = [image.labels for image in images]
-    return evaluate_labels(label_sets, probabilities, manifest.classes, head.thresholds, split)
-
-
 def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSpec, plan: Plan, num_views: int) -> str:
     """Name everything that determines a model."""
     return fingerprint(
@@ -146,7 +124,7 @@ def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSp
             "strategy": plan.strategy,
             "wished": [[change.what, change.value] for change in plan.changes],
             **({"compared": [row.backbone for row in plan.backbones]} if plan.backbones else {}),
-            "version": HEAD_VERSION,
+            "version": HEAD_VERSIONS[manifest.exclusive],
         }
     )
 

@@ -9,6 +9,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,9 @@ def show_model(showcase: Showcase, ref: ModelRef) -> None:
             table=table_of(figures(metrics)),
         ),
         "classes": TableArtifact(
-            key=artifact_key("classes", name), description=f"{title}, each class", table=table_of(metrics.per_class)
+            key=artifact_key("classes", name),
+            description=f"{title}, each class",
+            table=table_of([asdict(row) for row in metrics.per_class]),
         ),
         "report": MarkdownArtifact(
             key=artifact_key("report", name), description=f"Report of {title}", markdown=report.read_text("utf-8")

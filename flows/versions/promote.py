@@ -235,7 +235,7 @@ def _head_answers(
             )
         views = (ORIGINAL, *view_names(num_views))
         features = read_taps(workspace, spec, views, learned, [tap.name for tap in taps])
-        head = fit(learned_from, features, taps, learned, len(views))
+        head = fit(learned_from, features, taps, learned, num_views)
     if head.held_out is None:
         raise RuntimeError("a head that was fitted has leave-one-out scores")
     names = name_labels(head.held_out, learned_from.classes, head.thresholds)

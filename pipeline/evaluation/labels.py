@@ -1,51 +1,39 @@
-"""Probabilities and true labels to metrics, where labels do not exclude each other."""
+"""Metrics of probabilities if labels do not exclude each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.evaluation.average_precision import average_precision
-from pipeline.evaluation.classes import SMALLEST_PROBABILITY, expected_calibration_error
-from pipeline.types import LabelMetrics, Split
+from pipeline.evaluation.classes import expected_calibration_error
+from pipeline.evaluation.log_loss import log_losses
+from pipeline.types import LabelMetrics, OneLabelMetrics, Split
 
 NUM_RESAMPLES = 1000
 RESAMPLED_ROWS = 2_000_000  # drawn for an interval at most: fewer resamples of many pictures are as steady
 INTERVAL = (2.5, 97.5)  # percentiles
 
 
-Targets = NDArray[np.bool_]  # (n, labels)
-
-
-def label_matrix(labels: Sequence[Sequence[int]], num_labels: int) -> Targets:
-    """Return a row a picture and a column a label, True where the picture has it."""
-    matrix = np.zeros((len(labels), num_labels), dtype=np.bool_)
-    for row, found in enumerate(labels):
-        matrix[row, list(found)] = True
-    return matrix
-
-
 def evaluate_labels(
-    labels: Sequence[Sequence[int]],
+    targets: NDArray[np.bool_],
     probabilities: NDArray[np.floating],
     classes: Sequence[str],
     thresholds: Sequence[float],
     split: Split = "test",
 ) -> LabelMetrics:
-    """Score probabilities (n, labels) against the labels of n pictures.
+    """Score probabilities (n, labels) against targets (n, labels): whether each picture has each label.
 
-    Means over labels are over those that some picture has; a label without is in the table with zeros.
+    Means over labels are over those that some picture has; one that no picture has is in the table with zeros.
 
     Raises
     ------
     DataError
         Without a picture that has a label: nothing can be ranked.
     """
-    targets = label_matrix(labels, len(classes))
     present = targets.any(axis=0)
     if not present.any():
         raise DataError(f"No picture of the {split} split has a label, so nothing can be scored. Add some that have.")
@@ -64,9 +52,9 @@ def evaluate_labels(
         macro_f1=float(f1[present].mean()),
         micro_f1=float(2 * hits.sum() / (num_given.sum() + support.sum())),
         subset_accuracy=float((given == targets).all(axis=1).mean()),
-        log_loss=_log_loss(probabilities, targets),
+        log_loss=float(log_losses(np.where(targets, probabilities, 1 - probabilities)).mean()),
         ece=expected_calibration_error(targets.ravel(), probabilities.ravel()),
-        per_class=tuple(_label_row(*row) for row in rows),
+        per_class=tuple(OneLabelMetrics(name, int(num), *map(float, figures)) for name, num, *figures in rows),
     )
 
 
@@ -82,22 +70,3 @@ def _map_interval(probabilities: NDArray[np.floating], targets: NDArray[np.bool_
     means = np.nan_to_num(found).sum(axis=0)[drawn.any(axis=0)] / drawn.sum(axis=0)[drawn.any(axis=0)]
     low, high = np.percentile(means, INTERVAL)
     return float(low), float(high)
-
-
-def _log_loss(probabilities: NDArray[np.floating], targets: NDArray[np.bool_]) -> float:
-    likely = np.where(targets, probabilities, 1 - probabilities).astype(np.float64)
-    return float(-np.log(np.clip(likely, SMALLEST_PROBABILITY, 1)).mean())
-
-
-def _label_row(
-    name: str, num_images: int, found: float, threshold: float, precision: float, recall: float, f1: float
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "num_images": int(num_images),
-        "average_precision": float(found),
-        "threshold": float(threshold),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
-    }

@@ -35,6 +35,7 @@ from pipeline.finetuning.scratch import build_scratch, choose_size, count_multip
 from pipeline.finetuning.train import train
 from pipeline.fingerprint import fingerprint
 from pipeline.heads.fit import fit_head, head_probabilities
+from pipeline.heads.labels import truth_of
 from pipeline.images.decode import short_side
 from pipeline.quiet_keras import keras
 from pipeline.types import Array, Head, Image, Recipe, Tap
@@ -152,7 +153,7 @@ def train_arms(context: ArmContext, schedule: Schedule, head_version: int) -> Be
 def fit_stored(inputs: FinetuneInputs, images: Sequence[Image], taps: Sequence[Tap]) -> Head:
     """Fit a head on stored features."""
     features = inputs.read_taps(images, [tap.name for tap in taps])
-    return fit_head(features, taps, labels_of(images), len(inputs.manifest.classes))
+    return fit_head(features, taps, truth_of(inputs.manifest, images))
 
 
 def predict_stored(inputs: FinetuneInputs, head: Head, images: Sequence[Image]) -> Array:

@@ -29,20 +29,24 @@ PENALTY = 1.0  # on squared offsets, in pictures: a prior of one nat around 0
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Factor and offsets of scores, and what became of held-out pictures that neither was fitted on."""
+    """Held-out scores to logits: temperature * (slope * score) + offset, an output each; and how good those are."""
 
     temperature: float
-    offsets: Float64  # (classes,), nats
-    log_loss: float  # nats
-    error: float  # share of pictures taken for another class, 0-1
+    offsets: Float64  # (outputs,), nats
+    log_loss: float  # nats, of held-out pictures
+    error: float  # 0-1: share of pictures taken for another class; 1 - mAP if labels do not exclude each other
+    slopes: Float64  # (outputs,); 1 for classes
+    thresholds: tuple[float, ...] = ()  # (outputs,) probabilities from which on a label is given; none for classes
 
     def scores(self, scores: Float64) -> Float64:
-        """Shift scores by the offsets, in their own unit."""
-        return scores + self.offsets / self.temperature
+        """Scale and shift scores (n, outputs), in their own unit: times the temperature, they are logits."""
+        return scores * self.slopes + self.offsets / self.temperature
 
 
 def calibrate(scores: Float64, labels: Labels) -> Calibration:
-    """Fit temperature and, where pictures are enough, offsets of the classes.
+    """Fit temperature and, if there are enough pictures, offsets of the classes.
+
+    Log loss and error are those of pictures that neither was fitted on.
 
     Parameters
     ----------
@@ -53,7 +57,7 @@ def calibrate(scores: Float64, labels: Labels) -> Calibration:
     """
     fit = _with_offsets if len(labels) >= FEWEST_FOR_OFFSETS else _temperature_only
     temperature, offsets = fit(scores, labels)
-    return Calibration(temperature, offsets, *_crossed(scores, labels, fit))
+    return Calibration(temperature, offsets, *_crossed(scores, labels, fit), slopes=np.ones(scores.shape[1]))
 
 
 def fit_temperature(scores: Float64, labels: Labels) -> float:

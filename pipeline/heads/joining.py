@@ -1,26 +1,17 @@
 """Taps side by side: one ridge on the features of several taps, each scaled by the square root of its share.
 
-Where a stack adds up what taps say one by one, this lets the values of all of them explain the classes together.
+A stack adds up predictions that each tap made alone; this lets the values of all taps explain the classes together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.heads.ridge import Float64, RidgeFit, fit_inputs, transform
 from pipeline.types import Array, Tap
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedFit:
-    """A ridge on taps side by side, and the part of each."""
-
-    fit: RidgeFit  # its weights are of scaled features
-    weights: Mapping[str, Array]  # tap -> (dim, classes), for transformed features
 
 
 def fit_joined(
@@ -30,22 +21,24 @@ def fit_joined(
     rows: NDArray[np.intp],
     targets: Float64,
     counted: NDArray[np.bool_],
-) -> JoinedFit:
-    """Fit one ridge on several taps; see `evidence.fit_targets`.
+) -> tuple[RidgeFit, dict[str, Array]]:
+    """Fit one ridge on several taps; returns it and the weights (dim, outputs) of each tap's transformed features.
+
+    See `ridge.fit_ridge` for targets and counted. The fit's own weights are of scaled features.
 
     Parameters
     ----------
     features
-        Tap name -> (all rows, dim); each is asked for once and let go.
+        Tap name -> (all rows, dim); each is read once and let go.
     shares
-        Of the taps, positive: how much of the mean squared length of a row is theirs.
+        Of the taps, positive: how much each contributes to the mean squared length of a row.
     rows
         (n V,) which rows: all originals, then view after view.
     """
     inputs, columns, scales = join_inputs(features, taps, shares, rows)
     fit = fit_inputs(inputs, targets, counted)
     weights = {name: fit.weight[columns[name]] * scale for name, scale in scales.items()}
-    return JoinedFit(fit, weights)
+    return fit, weights
 
 
 def join_inputs(

@@ -73,7 +73,7 @@ def _kernels(
     features: Mapping[str, Array], head: Head, taps: Sequence[Tap], rows: NDArray[np.intp]
 ) -> list[tuple[float, float, Float64]]:
     """Return (share, penalty, kernel) of every ridge that the head consists of; its taps side by side are one."""
-    shares = {row["tap"]: row["share"] for row in head.evidence}
+    shares = {row.tap: row.share for row in head.evidence}
     kinds = {tap.name: tap.kind for tap in taps}
     found = []
     for part in head.taps:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
+from pipeline.evaluation.log_loss import log_losses
 from pipeline.heads.ridge import Float64, Labels, gram
 from pipeline.types import Array
 
@@ -42,16 +43,15 @@ def fit_logistic(inputs: Array, labels: Labels, num_classes: int) -> LogisticFit
     folds = _folds(labels)
     scale = float(np.trace(products)) / len(products) or 1.0
     held_out = np.zeros((len(labels), num_classes))
-    penalty = None
+    penalty, candidates = 0.0, [scale * step for step in PENALTIES]
     for fold in range(NUM_FOLDS):
         left_out = folds == fold
         rest = products - gram(inputs[left_out])
-        candidates = [penalty] if penalty is not None else [scale * step for step in PENALTIES]
-        found = [(_fit(inputs, labels, num_classes, rest, one, ~left_out), one) for one in candidates]
-        scores = [inputs[left_out] @ weight + intercept for (weight, intercept), _ in found]
+        found = [_fit(inputs, labels, num_classes, rest, one, ~left_out) for one in candidates]
+        scores = [inputs[left_out] @ weight + intercept for weight, intercept in found]
         best = int(np.argmin([_log_loss(values, labels[left_out]) for values in scores]))
-        penalty, held_out[left_out] = found[best][1], scores[best] / TENTHS
-    assert penalty is not None
+        penalty, held_out[left_out] = candidates[best], scores[best] / TENTHS
+        candidates = [penalty]
     weight, intercept = _fit(inputs, labels, num_classes, products, penalty, np.ones(len(labels), dtype=np.bool_))
     weight = weight / np.float32(TENTHS)
     bias = (intercept / TENTHS - centre @ weight).astype(np.float32)
@@ -109,4 +109,4 @@ def _fit(
 
 
 def _log_loss(scores: Array, labels: Labels) -> float:
-    return float(-log_softmax(scores, axis=1)[np.arange(len(labels)), labels].mean())
+    return float(log_losses(softmax(scores, axis=1)[np.arange(len(labels)), labels]).mean())

@@ -102,32 +102,15 @@ def transform(features: Array, kind: TapKind) -> Array:
     return rows
 
 
-def countable(labels: Labels) -> NDArray[np.bool_]:
-    """Mark the pictures (n,) whose class has another one: what is alone in its class cannot be held out."""
-    marks: NDArray[np.bool_] = np.bincount(labels)[labels] > 1
-    return marks
-
-
-def fit_ridge(features: Array, kind: TapKind, labels: Labels, num_classes: int) -> RidgeFit:
-    """Fit one-hot ridge regression on one tap; leave-one-out squared error chooses the penalty.
+def fit_ridge(features: Array, kind: TapKind, targets: Float64, counted: NDArray[np.bool_]) -> RidgeFit:
+    """Fit ridge regression on one tap; the leave-one-out squared error chooses the penalty.
 
     Parameters
     ----------
     features
         (n V, dim) as extracted, n at least 2: all originals, then view after view.
-    labels
-        Of the n pictures, integers below `num_classes`; a class may have no picture, its column is then constant.
-    """
-    return fit_targets(features, kind, np.eye(num_classes)[labels], countable(labels))
-
-
-def fit_targets(features: Array, kind: TapKind, targets: Float64, counted: NDArray[np.bool_]) -> RidgeFit:
-    """Fit ridge regression of any targets on one tap; see `fit_ridge`.
-
-    Parameters
-    ----------
     targets
-        (n, outputs) of the n pictures.
+        (n, outputs) of the n pictures; a column may be constant.
     counted
         (n,) pictures whose leave-one-out error chooses the penalty.
     """
@@ -146,7 +129,7 @@ def fit_inputs(
     counted: NDArray[np.bool_],
     widest: int | None = None,
 ) -> RidgeFit:
-    """Fit ridge regression on features that are comparable already; see `fit_targets`. They are overwritten.
+    """Fit ridge regression on features that are comparable already; see `fit_ridge`. They are overwritten.
 
     Parameters
     ----------

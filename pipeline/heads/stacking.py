@@ -1,4 +1,4 @@
-"""How several taps go together: shares of least held-out squared error (stacked regressions, Breiman 1996)."""
+"""Shares of the taps of a head: those of least held-out squared error (stacked regressions, Breiman 1996)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from scipy.optimize import nnls
 
 from pipeline.heads.ridge import Float64, RidgeFit
 
-SELECTION_SIZE = 5000  # pictures on which taps are compared; the chosen ones are then fitted on all
 SMALLEST_SHARE = 0.1  # dropping taps below a tenth changed mean accuracy by less than 0.1 points
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Every tap fitted on one set of views, and how they go together."""
+    """Every tap fitted on one set of views, and their shares."""
 
     views: tuple[int, ...]  # trained on, by number; 0 is the original
     fits: Mapping[str, RidgeFit]  # of every candidate tap
-    shares: Mapping[str, float]  # of the taps that earned a place
+    shares: Mapping[str, float]  # of the taps that are used; they add up to 1
 
     def loo_scores(self) -> Float64:
         """Return what the stack predicts for originals held out, (n, outputs)."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pipeline.report.markdown import section, table, text
 from pipeline.report.record import ModelRecord
+from pipeline.types import TapEvidence
 
 BAR = 20  # letters that a rate of 1 takes
 
@@ -18,19 +18,19 @@ def layers_section(record: ModelRecord) -> str:
         return ""
     lines = []
     for kind, title in (("gap", "averages"), ("grid", "3x3 grids")):
-        lines += [(title, *_layer(row)) for row in rows if row["kind"] == kind]
+        lines += [(title, *_layer(row)) for row in rows if row.kind == kind]
     figure = "mAP" if record.head.activation == "sigmoid" else "accuracy"
     return section(
         "Layers",
-        f"Every tap alone, shallow to deep: {figure} on training pictures held out one by one; log evidence (LogME).",
+        f"Every tap alone, shallow to deep: {figure} on training pictures held out in turn; log evidence (LogME).",
         "",
         *table(("pooled as", "tap", figure, "", "log evidence"), lines),
     )
 
 
-def _layer(row: Mapping[str, Any]) -> Sequence[object]:
-    rate = 1 - row["loo_error"]
-    return row["tap"], f"{rate:.1%}", _bar(rate), f"{row['logme']:.3f}"
+def _layer(row: TapEvidence) -> Sequence[object]:
+    rate = 1 - row.loo_error
+    return row.tap, f"{rate:.1%}", _bar(rate), f"{row.logme:.3f}"
 
 
 def learning_curve_section(record: ModelRecord) -> str:

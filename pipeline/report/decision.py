@@ -79,12 +79,12 @@ def head_section(head: HeadSummary) -> str:
     chosen = {row.tap for row in head.taps}
     rows = [
         (
-            row["tap"],
-            "yes" if row["tap"] in chosen else "",
-            f"{row['share']:.2f}" if row.get("share") else "",
-            f"{row['logme']:.3f}",
-            f"{1 - row['loo_error']:.3f}" if of_labels else f"{row['loo_error']:.1%}",
-            f"{row['penalty']:.3g}",
+            row.tap,
+            "yes" if row.tap in chosen else "",
+            f"{row.share:.2f}" if row.share else "",
+            f"{row.logme:.3f}",
+            f"{1 - row.loo_error:.3f}" if of_labels else f"{row.loo_error:.1%}",
+            f"{row.penalty:.3g}",
         )
         for row in head.evidence
     ]

@@ -20,10 +20,8 @@ def label_metrics(metrics: LabelMetrics) -> str:
 
 
 def label_table(metrics: LabelMetrics) -> str:
-    worst_first = sorted(
-        metrics.per_class, key=lambda row: (row["num_images"] == 0, row["average_precision"], row["name"])
-    )
+    worst_first = sorted(metrics.per_class, key=lambda row: (row.num_images == 0, row.average_precision, row.name))
     figures = ("average_precision", "threshold", "precision", "recall", "f1")
-    rows = [(row["name"], row["num_images"], *(f"{row[key]:.3f}" for key in figures)) for row in worst_first]
+    rows = [(row.name, row.num_images, *(f"{getattr(row, key):.3f}" for key in figures)) for row in worst_first]
     header = ("label", "pictures", "average precision", "threshold", "precision", "recall", "F1")
     return section("Labels, worst first", *capped(header, rows, "labels"))

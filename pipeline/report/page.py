@@ -155,16 +155,15 @@ def _calibration(metrics: Metrics, head: HeadSummary) -> Iterable[str]:
 
 
 def _classes(metrics: Metrics) -> str:
-    worst_first = sorted(metrics.per_class, key=lambda row: (row["num_images"] == 0, row["f1"], row["name"]))
+    worst_first = sorted(metrics.per_class, key=lambda row: (row.num_images == 0, row.f1, row.name))
     rows = [
-        (row["name"], row["num_images"], *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")))
-        for row in worst_first
+        (row.name, row.num_images, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}") for row in worst_first
     ]
     return section("Classes, worst first", *capped(("class", "pictures", "precision", "recall", "F1"), rows, "classes"))
 
 
 def _confusions(metrics: Metrics) -> str:
-    names = [row["name"] for row in metrics.per_class]
+    names = [row.name for row in metrics.per_class]
     mistakes = [
         (-count, true, guess)
         for true, row in enumerate(metrics.confusion)
@@ -176,7 +175,7 @@ def _confusions(metrics: Metrics) -> str:
 
 
 def _matrix(metrics: Metrics) -> str:
-    names = [row["name"] for row in metrics.per_class]
+    names = [row.name for row in metrics.per_class]
     if len(names) > MAX_MATRIX_CLASSES:
         return ""
     rows = [(name, *row) for name, row in zip(names, metrics.confusion, strict=True)]

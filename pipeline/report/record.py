@@ -22,6 +22,7 @@ from pipeline.types import (
     Metrics,
     Recipe,
     Rejected,
+    TapEvidence,
     TapKind,
 )
 
@@ -48,7 +49,7 @@ class HeadSummary:
     temperature: float
     loo_error: float
     loo_log_loss: float
-    evidence: tuple[Mapping[str, Any], ...] = ()
+    evidence: tuple[TapEvidence, ...] = ()
     reasons: tuple[str, ...] = ()
     kind: HeadKind = "stacked"
     activation: Activation = "softmax"

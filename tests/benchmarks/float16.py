@@ -17,6 +17,7 @@ from pipeline.engine.extract import extract_features
 from pipeline.engine.files import TAPS_FILE
 from pipeline.engine.openvino_engine import Engine
 from pipeline.fingerprint import digest
+from pipeline.heads.classes import ClassLabels
 from pipeline.heads.fit import fit_head, head_probabilities
 from pipeline.types import Image
 
@@ -50,7 +51,7 @@ def main(folders: list[str]) -> None:
         probabilities = []
         for dtype in (np.float32, np.float16):
             stored = {name: rows.astype(dtype) for name, rows in train.items()}
-            head = fit_head(stored, SPEC.taps, train_labels, len(classes))
+            head = fit_head(stored, SPEC.taps, ClassLabels(train_labels, len(classes)))
             probabilities.append(head_probabilities(head, {name: rows.astype(dtype) for name, rows in test.items()}))
         found = [rows.argmax(axis=1) for rows in probabilities]
         accuracy = [(rows == test_labels).mean() for rows in found]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.backbones.table import get_backbone
+from pipeline.heads.classes import ClassLabels
 from pipeline.heads.fit import fit_head
 from pipeline.heads.ridge import fit_ridge
 from tests.benchmarks.table import row
@@ -34,12 +35,13 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     """Fit heads as the train step does, without TensorFlow; figures are the wall clock's."""
     taps = get_backbone("efficientnet_lite0").taps
     features = {tap.name: a_task(2000, tap.dim, seed)[0] for seed, tap in enumerate(taps)}
-    labels = a_task(2000, 1)[1]
-    seconds, cpu = _seconds(lambda: fit_head(features, taps, labels, NUM_CLASSES))
+    truth = ClassLabels(a_task(2000, 1)[1], NUM_CLASSES)
+    seconds, cpu = _seconds(lambda: fit_head(features, taps, truth))
     rows = [row("head: 2,000 pictures, 8 taps, s", seconds, "< 10", cpu_seconds=cpu)]
     many, labels = a_task(50_000, 2000)
+    truth = ClassLabels(labels, NUM_CLASSES)
     before = _most_gib()
-    seconds, cpu = _seconds(lambda: fit_ridge(many, "grid", labels, NUM_CLASSES))
+    seconds, cpu = _seconds(lambda: fit_ridge(many, "grid", truth.targets, truth.counted))
     what = "head: 50,000 x 2,000: path, exact leave-one-out, LogME, s"
     rows.append(row(what, seconds, "< 60", cpu_seconds=cpu))
     rows.append(row("the same: memory beside the features, GiB", _most_gib() - before, "< 2"))

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.features.fitting import labels_of, read_taps
+from flows.features.fitting import read_taps
 from pipeline.backbones.table import get_backbone
 from pipeline.evaluation.classes import evaluate
+from pipeline.heads.classes import ClassLabels
 from pipeline.heads.fit import fit_head, head_probabilities
 from pipeline.heads.ridge import fit_ridge, transform
 from pipeline.images.views import ORIGINAL
@@ -50,7 +51,7 @@ def read(workspace: Workspace, name: str, backbone: str) -> tuple[Split, Split, 
     for split in ("train", "test"):
         images = [image for image in manifest.of_split(split) if image.digest not in left_out]
         stored = read_taps(workspace, spec, (ORIGINAL,), images, [tap.name for tap in spec.taps])
-        splits.append(Split(dict(stored), np.array(labels_of(images))))
+        splits.append(Split(dict(stored), np.array([image.label for image in images])))
     return splits[0], splits[1], manifest.classes
 
 
@@ -76,12 +77,13 @@ def cuts(labels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def run(train: Split, test: Split, classes: tuple[str, ...], taps: tuple[Tap, ...]) -> Iterator[Row]:
     """Yield a row for every cell of a dataset."""
     for size, rows in cuts(train.labels):
-        features, labels = {name: values[rows] for name, values in train.features.items()}, train.labels[rows]
-        head = fit_head(features, taps, labels, len(classes))
+        features = {name: values[rows] for name, values in train.features.items()}
+        truth = ClassLabels(train.labels[rows], len(classes))
+        head = fit_head(features, taps, truth)
         metrics = evaluate(test.labels, head_probabilities(head, test.features), classes)
         alone = []
         for tap in taps:
-            fit = fit_ridge(features[tap.name], tap.kind, labels, len(classes))
+            fit = fit_ridge(features[tap.name], tap.kind, truth.targets, truth.counted)
             scores = transform(test.features[tap.name], tap.kind) @ fit.weight + fit.bias
             alone.append(float((scores.argmax(axis=1) == test.labels).mean()))
         yield Row(size, 100 * (max(alone) - metrics.accuracy), metrics, head.kind)

@@ -162,7 +162,7 @@ def test_a_run_may_leave_the_backbone_open(again, only_lite0, headstart, tmp_pat
     plan, onboarded = (json.loads(headstart(name, *arguments, *options, **home).stdout) for name in ("plan", "onboard"))
     assert [row["backbone"] for row in plan["backbones"]] == list(BACKBONES)
     assert plan["backbones"] == onboarded["backbones"]
-    assert any("a sample speaks for efficientnet_lite0" in reason for reason in onboarded["reasons"])
+    assert any("the best on a sample is efficientnet_lite0" in reason for reason in onboarded["reasons"])
     assert onboarded["features"]["backbone"] == DEFAULT_BACKBONE
     assert onboarded["features"]["num_computed"] == 0
     extracted = json.loads(headstart("extract", *arguments, *options, **home).stdout)

@@ -5,6 +5,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 from pipeline.errors import DataError
 from pipeline.evaluation import classes as evaluation
 from pipeline.evaluation.classes import ece_by_chance, evaluate, expected_calibration_error, wilson_interval
+from pipeline.types import ClassMetrics
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -38,20 +39,14 @@ def test_the_confusion_matrix_has_the_truth_in_its_rows():
 
 def test_the_class_table_has_names_and_rates():
     metrics = evaluate([0, 0, 1, 2], np.eye(3)[[0, 1, 1, 0]], CLASSES)
-    assert metrics.per_class[1] == {
-        "name": "dog",
-        "num_images": 1,
-        "precision": 0.5,
-        "recall": 1.0,
-        "f1": pytest.approx(2 / 3),
-    }
+    assert metrics.per_class[1] == ClassMetrics("dog", num_images=1, precision=0.5, recall=1.0, f1=pytest.approx(2 / 3))
 
 
 def test_classes_without_pictures_are_listed_but_not_averaged():
     metrics = evaluate([0, 1], np.eye(3)[[0, 1]], CLASSES)
     assert (metrics.balanced_accuracy, metrics.macro_f1) == (1.0, 1.0)
-    assert metrics.per_class[2]["num_images"] == 0
-    assert metrics.per_class[2]["recall"] == 0.0
+    assert metrics.per_class[2].num_images == 0
+    assert metrics.per_class[2].recall == 0.0
 
 
 def test_one_sure_mistake_costs_a_finite_log_loss():
@@ -82,21 +77,22 @@ def test_full_confidence_falls_into_the_last_bin():
     assert expected_calibration_error(np.array([True, True]), np.array([1.0, 0.99])) == pytest.approx(0.005)
 
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "ece")
+RESAMPLED = ("balanced_accuracy", "macro_f1", "log_loss", "ece")
 
 
 def test_every_interval_holds_its_metric_and_narrows_with_pictures():
     small, large = (evaluate(*a_prediction(num), CLASSES) for num in (200, 3200))
-    for name in METRICS[:4]:
+    for name in RESAMPLED[:3]:
         low, high = small.intervals[name]
         assert low < getattr(small, name) < high
         narrow, wide = (metrics.intervals[name][1] - metrics.intervals[name][0] for metrics in (large, small))
         assert narrow == pytest.approx(wide / 4, rel=0.35)
 
 
-def test_the_interval_of_the_accuracy_is_that_of_its_formula():
+def test_the_accuracy_has_one_interval_and_it_is_wilsons():
     metrics = evaluate(*a_prediction(1000), CLASSES)
-    assert metrics.intervals["accuracy"] == pytest.approx(metrics.accuracy_interval, abs=0.005)
+    assert "accuracy" not in metrics.intervals
+    assert metrics.accuracy_interval == wilson_interval(round(1000 * metrics.accuracy), 1000)
 
 
 def test_a_resample_scores_what_its_pictures_score():
@@ -105,7 +101,7 @@ def test_a_resample_scores_what_its_pictures_score():
     times = np.bincount(drawn, minlength=60)[None].astype(float)
     found = evaluation._resampled(times, labels, probabilities)
     expected = evaluate(labels[drawn], probabilities[drawn], CLASSES)
-    for name in METRICS:
+    for name in RESAMPLED:
         assert found[name][0] == pytest.approx(getattr(expected, name), rel=1e-6)
 
 
@@ -132,3 +128,13 @@ def test_chance_makes_the_calibration_error_of_true_probabilities():
 
 def test_probabilities_that_are_always_sure_have_nothing_to_do_with_chance():
     assert ece_by_chance(np.ones(50)) == (0, 0)
+
+
+def test_the_calibration_error_has_fifteen_bins_of_equal_width():
+    confidence = np.random.default_rng(2).random(2000)
+    correct = np.random.default_rng(3).random(2000) < confidence**2
+    wanted = 0.0
+    for low in np.arange(15) / 15:
+        within = (confidence >= low) & (confidence < low + 1 / 15)
+        wanted += within.mean() * abs(confidence[within].mean() - correct[within].mean())
+    assert expected_calibration_error(correct, confidence) == pytest.approx(wanted)

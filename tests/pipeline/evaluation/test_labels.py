@@ -3,10 +3,15 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 
 from pipeline.errors import DataError
-from pipeline.evaluation.labels import evaluate_labels, label_matrix
+from pipeline.evaluation import labels as evaluation
+from pipeline.heads.label_sets import label_matrix
 
 CLASSES = ("beach", "night", "people")
 THRESHOLDS = (0.5, 0.4, 0.6)
+
+
+def evaluate_labels(labels, probabilities, classes, thresholds):
+    return evaluation.evaluate_labels(label_matrix(labels, len(classes)), probabilities, classes, thresholds)
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +35,11 @@ def test_every_figure_is_that_of_scikit_learn(answers, metrics):
     assert metrics.macro_f1 == pytest.approx(f1_score(targets, given, average="macro"))
     assert metrics.micro_f1 == pytest.approx(f1_score(targets, given, average="micro"))
     assert metrics.subset_accuracy == pytest.approx((targets == given).all(axis=1).mean())
-    found = [[row[key] for row in metrics.per_class] for key in ("precision", "recall", "f1", "num_images")]
+    found = [[getattr(row, key) for row in metrics.per_class] for key in ("precision", "recall", "f1", "num_images")]
     np.testing.assert_allclose(found, precision_recall_fscore_support(targets, given))
     each = average_precision_score(targets, probabilities, average=None)
-    assert [row["average_precision"] for row in metrics.per_class] == pytest.approx(each.tolist())
-    assert [row["threshold"] for row in metrics.per_class] == list(THRESHOLDS)
+    assert [row.average_precision for row in metrics.per_class] == pytest.approx(each.tolist())
+    assert [row.threshold for row in metrics.per_class] == list(THRESHOLDS)
 
 
 def test_the_interval_holds_the_figure_narrows_with_pictures_and_is_the_same_every_time(answers, metrics):
@@ -51,17 +56,17 @@ def test_a_label_that_no_picture_has_is_in_the_table_and_in_no_mean():
     metrics = evaluate_labels(labels, probabilities, ("here", "gone"), (0.5, 0.5))
     assert (metrics.mean_average_precision, metrics.macro_f1) == (1.0, 1.0)
     assert metrics.subset_accuracy == 0.5
-    assert metrics.per_class[1]["num_images"] == metrics.per_class[1]["average_precision"] == 0
+    assert metrics.per_class[1].num_images == metrics.per_class[1].average_precision == 0
 
 
 def test_one_label_alone_is_scored():
     metrics = evaluate_labels([(0,), (), (0,)], np.array([[0.9], [0.6], [0.2]]), ("only",), (0.5,))
-    assert metrics.per_class[0]["precision"] == metrics.per_class[0]["recall"] == 0.5
+    assert metrics.per_class[0].precision == metrics.per_class[0].recall == 0.5
 
 
 def test_a_label_is_given_at_its_threshold_exactly():
     metrics = evaluate_labels([(0,)], np.array([[0.5]]), ("only",), (0.5,))
-    assert metrics.per_class[0]["recall"] == 1.0
+    assert metrics.per_class[0].recall == 1.0
 
 
 def test_probabilities_that_mean_what_they_say_have_no_calibration_error():

@@ -9,9 +9,10 @@ from scipy.special import log_softmax
 
 from pipeline.errors import DataError
 from pipeline.heads import fit as heads
-from pipeline.heads.fit import fit_head, head_probabilities, head_scores
+from pipeline.heads.classes import ClassLabels
+from pipeline.heads.fit import head_probabilities, head_scores
 from pipeline.heads.joining import fit_joined
-from pipeline.heads.ridge import RidgeFit, countable, fit_inputs, fit_ridge, transform
+from pipeline.heads.ridge import RidgeFit, fit_inputs, transform
 from pipeline.types import Tap
 
 DIM = 24
@@ -40,6 +41,15 @@ ALL_TAPS = tuple(a_tap(name) for name in ("stage3_gap", "stage6_grid", "top"))
 TOP = (a_tap("top"),)
 
 
+def fit_head(features, taps, labels, num_classes, num_views=0):
+    return heads.fit_head(features, taps, ClassLabels(np.asarray(labels, dtype=np.intp), num_classes), num_views)
+
+
+def fit_ridge(features, kind, labels, num_classes):
+    truth = ClassLabels(labels, num_classes)
+    return heads.fit_ridge(features, kind, truth.targets, truth.counted)
+
+
 def accuracy(head, features, labels):
     return float((head_scores(head, features).argmax(axis=1) == labels).mean())
 
@@ -59,7 +69,7 @@ def test_taps_that_know_different_things_are_combined_and_one_that_knows_nothing
     head = fit_head(features, ALL_TAPS, labels, 4)
     assert [part.tap for part in head.taps] == ["stage6_grid", "top"]
     assert head.loo_error < min(part.loo_error for part in head.taps)
-    shares = {row["tap"]: row["share"] for row in head.evidence}
+    shares = {row.tap: row.share for row in head.evidence}
     assert shares["stage3_gap"] == 0
     assert sum(shares.values()) == pytest.approx(1)
 
@@ -91,7 +101,7 @@ def test_shares_are_folded_into_the_weights(monkeypatch):
     head = fit_head(features, ALL_TAPS, labels, 4)
     assert head.kind == "stacked"
     for part in head.taps:
-        share = next(row["share"] for row in head.evidence if row["tap"] == part.tap)
+        share = next(row.share for row in head.evidence if row.tap == part.tap)
         plain = fit_ridge(features[part.tap], part.kind, labels, 4)
         np.testing.assert_allclose(part.weight, share * len(head.taps) * plain.weight, rtol=1e-6)
 
@@ -109,22 +119,23 @@ def test_taps_that_explain_the_classes_only_together_are_joined():
         features[name] = rows.astype(np.float32)
     head = fit_head(features, ALL_TAPS[1:], 2 * halves[0] + halves[1], 4)
     assert head.kind == "joined"
-    assert head.loo_error < min(row["loo_error"] for row in head.evidence) / 2
+    assert head.loo_error < min(row.loo_error for row in head.evidence) / 2
     assert "one ridge on 2 taps side by side" in " ".join(head.reasons)
 
 
 def test_joined_taps_score_what_one_ridge_on_them_scores():
     features, labels = a_task(noise=2.5)
     shares = {"stage6_grid": 0.25, "top": 0.75}
-    joined = fit_joined(features, ALL_TAPS[1:], shares, np.arange(120), np.eye(4)[labels], countable(labels))
+    counted = np.ones(120, dtype=bool)
+    fit, weights = fit_joined(features, ALL_TAPS[1:], shares, np.arange(120), np.eye(4)[labels], counted)
     scaled = []
     for tap in ALL_TAPS[1:]:
         rows = transform(features[tap.name], tap.kind)
         spread = np.square(rows - rows.mean(axis=0)).sum(axis=1).mean()
         scaled.append(rows * np.sqrt(shares[tap.name] / spread))
-    expected = fit_inputs(np.hstack(scaled).astype(np.float32), np.eye(4)[labels], countable(labels))
-    np.testing.assert_allclose(joined.fit.loo_scores, expected.loo_scores, atol=1e-5)
-    parts = [transform(features[tap.name], tap.kind) @ joined.weights[tap.name] for tap in ALL_TAPS[1:]]
+    expected = fit_inputs(np.hstack(scaled).astype(np.float32), np.eye(4)[labels], counted)
+    np.testing.assert_allclose(fit.loo_scores, expected.loo_scores, atol=1e-5)
+    parts = [transform(features[tap.name], tap.kind) @ weights[tap.name] for tap in ALL_TAPS[1:]]
     np.testing.assert_allclose(sum(parts), np.hstack(scaled) @ expected.weight, atol=1e-4)
 
 
@@ -157,7 +168,7 @@ def test_offsets_help_rare_classes_and_the_reasons_say_so():
     kept = np.flatnonzero((labels != 3) | (np.arange(400) % 5 == 0))
     rare = {name: rows[kept] for name, rows in features.items()}
     head = fit_head(rare, TOP, labels[kept], 4)
-    reason = next(reason for reason in head.reasons if "times the pictures of the smallest" in reason)
+    reason = next(reason for reason in head.reasons if "times as many pictures as the smallest" in reason)
     before, after = rates_in(reason)
     assert after > before
 
@@ -192,7 +203,7 @@ def test_taps_that_all_have_a_small_share_do_not_all_go():
         scores = np.eye(2)[labels]
         scores[i] = 0
         fits[f"tap{i}"] = RidgeFit(np.empty((0, 2)), np.empty(2), penalty=1.0, logme=0.0, loo_scores=scores)
-    shares = heads._shares(fits, labels)
+    shares = heads._shares(fits, ClassLabels(labels, 2))
     assert 9 <= len(shares) <= 10
     assert sum(shares.values()) == pytest.approx(1)
 
@@ -237,10 +248,10 @@ def test_a_class_with_one_picture_is_learned_but_not_held_out():
 def test_one_picture_a_class_makes_a_head_that_says_it_is_unsure():
     features, labels = a_task(num_rows=4, noise=0.1)
     head = fit_head(features, ALL_TAPS, labels, 4)
-    assert [row["share"] for row in head.evidence] == [0, 0.5, 0.5]
+    assert [row.share for row in head.evidence] == [0, 0.5, 0.5]
     assert accuracy(head, features, labels) == 1
     assert head_probabilities(head, a_task(num_rows=400, noise=1.0, seed=1)[0]).max(axis=1).mean() < 0.7
-    assert "alone in its class" in head.reasons[0]
+    assert "Every class has a single training picture" in head.reasons[0]
 
 
 @pytest.mark.parametrize("num_rows", [2, 3, 5, 9])
@@ -281,7 +292,7 @@ def test_many_pictures_choose_their_taps_on_a_sample_and_are_fitted_whole(monkey
     head = fit_head(features, ALL_TAPS, labels, 4)
     whole = {part.tap: fit_ridge(features[part.tap], part.kind, labels, 4) for part in head.taps}
     assert all(part.penalty == whole[part.tap].penalty for part in head.taps)
-    assert "Taps were compared on 40 pictures" in " ".join(head.reasons)
+    assert "Taps were compared on a sample of 40 pictures" in " ".join(head.reasons)
 
 
 def test_many_pictures_may_join_all_taps_and_are_joined_whole(monkeypatch):
@@ -289,24 +300,14 @@ def test_many_pictures_may_join_all_taps_and_are_joined_whole(monkeypatch):
     monkeypatch.setattr(heads, "SELECTION_SIZE", 40)
     ways = heads._ways
     monkeypatch.setattr(heads, "_ways", lambda *arguments: ways(*arguments)[-1:])
-    monkeypatch.setattr(heads, "_or_logistic", lambda task, way, sample: (way, ""))
+    monkeypatch.setattr(heads, "_or_logistic", lambda task, truth, way, sample: (way, ""))
     head = fit_head(features, ALL_TAPS, labels, 4)
     shares = dict.fromkeys(features, 1 / 3)
-    whole = fit_joined(features, ALL_TAPS, shares, np.arange(120), np.eye(4)[labels], countable(labels))
+    counted = np.ones(120, dtype=bool)
+    whole, weights = fit_joined(features, ALL_TAPS, shares, np.arange(120), np.eye(4)[labels], counted)
     assert [part.tap for part in head.taps] == [tap.name for tap in ALL_TAPS]
-    assert {part.penalty for part in head.taps} == {whole.fit.penalty}
-    np.testing.assert_allclose(head.taps[0].weight, 3 * whole.weights["stage3_gap"], rtol=1e-5)
-
-
-def test_the_sample_keeps_the_proportions_of_the_classes(monkeypatch):
-    monkeypatch.setattr(heads, "SELECTION_SIZE", 100)
-    labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
-    rows = heads._selection_rows(labels)
-    assert np.bincount(labels[rows]).tolist() == pytest.approx([90, 9, 1], abs=1)
-    assert len(np.unique(rows)) == 100
-
-
-# ── augmented views ──────────────────────────────────────────────────────────────────────────────
+    assert {part.penalty for part in head.taps} == {whole.penalty}
+    np.testing.assert_allclose(head.taps[0].weight, 3 * weights["stage3_gap"], rtol=1e-5)
 
 
 def stacked(views):
@@ -330,11 +331,10 @@ def a_shaken_task(good, num_rows=40):
 
 
 def fit_on(views, labels, taps=TOP):
-    groups = [*range(len(labels))] * len(views)
-    return fit_head(stacked(views), taps, np.tile(labels, len(views)), 4, groups)
+    return fit_head(stacked(views), taps, labels, 4, num_views=len(views) - 1)
 
 
-def test_groups_of_one_change_nothing():
+def test_no_views_change_nothing():
     features, labels = a_task(noise=2.5)
     plain, grouped = fit_head(features, ALL_TAPS, labels, 4), fit_on([features], labels, ALL_TAPS)
     assert [part.weight.tobytes() for part in plain.taps] == [part.weight.tobytes() for part in grouped.taps]
@@ -368,7 +368,7 @@ def test_mirrored_views_that_mislead_are_left_out_alone():
     head = fit_on([views[0], views[1], mirrored], labels)
     expected = fit_on(views[:2], labels)
     np.testing.assert_array_equal(head.taps[0].weight, expected.taps[0].weight)
-    assert "Trained on 1 of 2 augmented views, the mirrored ones left out" in head.reasons[-1]
+    assert "Trained on 1 of 2 augmented views, without the mirrored ones" in head.reasons[-1]
 
 
 def test_copies_of_a_picture_do_not_give_it_away():
@@ -393,11 +393,11 @@ def test_many_pictures_choose_taps_and_views_on_a_sample(monkeypatch):
     np.testing.assert_array_equal(head.taps[0].weight, whole.weight)
 
 
-@pytest.mark.parametrize("groups", [[0, 1, 2, 3], [0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 2, 1], [0, 1, 2, 0, 1, 1]])
-def test_rows_that_do_not_lie_view_after_view_are_refused(groups):
-    features = {"top": np.ones((6, DIM), np.float32)}
-    with pytest.raises(ValueError, match="all originals"):
-        fit_head(features, TOP, [0, 1, 0, 0, 1, 0], 2, groups)
+@pytest.mark.parametrize(("num_rows", "num_views"), [(6, 1), (4, 0), (9, 0), (7, 2), (3, 3)])
+def test_features_of_another_number_of_views_are_refused(num_rows, num_views):
+    features = {"top": np.ones((num_rows, DIM), np.float32)}
+    with pytest.raises(ValueError, match=f"top has {num_rows} rows, not {5 * (1 + num_views)}"):
+        fit_head(features, TOP, [0, 1, 0, 0, 1], 2, num_views)
 
 
 def test_a_head_knows_what_it_says_of_each_picture_left_out():
@@ -417,15 +417,15 @@ def test_a_head_knows_what_it_says_of_each_picture_left_out():
 def test_many_pictures_may_have_logistic_regression_if_held_out_pictures_find_it_likelier(theirs, kind, monkeypatch):
     features, labels = a_task(noise=2.5)
     monkeypatch.setattr(heads, "SELECTION_SIZE", 40)
-    ways, calibrated, asked = heads._ways, heads._calibrated, []
+    ways, calibrated, asked = heads._ways, ClassLabels.calibrate, []
 
-    def ridge_has(scores, judges):
+    def ridge_has(truth, scores, sample):
         asked.append(scores)
-        found = calibrated(scores, judges)
+        found = calibrated(truth, scores, sample)
         return replace(found, log_loss=theirs) if len(asked) == 2 else found
 
     monkeypatch.setattr(heads, "_ways", lambda *arguments: ways(*arguments)[-1:])
-    monkeypatch.setattr(heads, "_calibrated", ridge_has)
+    monkeypatch.setattr(ClassLabels, "calibrate", ridge_has)
     head = fit_head(features, ALL_TAPS, labels, 4)
     assert head.kind == kind
     assert any("logistic regression" in reason for reason in head.reasons)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.heads import learning_curve as curves
+from pipeline.heads.classes import ClassLabels
 from pipeline.heads.fit import fit_head
 from pipeline.heads.learning_curve import fit_learning_curve
 from pipeline.heads.ridge import transform
@@ -22,7 +23,7 @@ def pictures(num, noise, num_classes=4, seed=0, dim=24):
 
 
 def a_curve(features, labels, taps=(TAP,)):
-    head = fit_head(features, taps, labels, 4)
+    head = fit_head(features, taps, ClassLabels(labels, 4))
     return fit_learning_curve(features, head, taps, labels, 4), head
 
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.decision.nouns import Alternative, RankedBackbone, Reference, Signal
 from pipeline.report.page import render_report
 from pipeline.report.record import ModelRecord
-from pipeline.types import LabelMetrics, LearningCurve
+from pipeline.types import ClassMetrics, LabelMetrics, LearningCurve, OneLabelMetrics
 from tests import factories
 
 HOSTILE = "a|b\n`c` *d* <script> [x](y) \udcff\\"
@@ -17,8 +17,7 @@ def a_record(num_classes=3, num_rejected=1, **changed):
     """The record of a saved head: version 3 of `flowers`."""
     names = [f"class{i}" for i in range(num_classes)]
     per_class = tuple(
-        {"name": name, "num_images": 10, "precision": 0.9, "recall": 0.8, "f1": i / num_classes}
-        for i, name in enumerate(names)
+        ClassMetrics(name, num_images=10, precision=0.9, recall=0.8, f1=i / num_classes) for i, name in enumerate(names)
     )
     metrics = factories.some_metrics(
         num_images=300,
@@ -37,11 +36,11 @@ def a_record(num_classes=3, num_rejected=1, **changed):
         size=factories.a_size(num_train=1000, num_classes=num_classes, smallest_class=40),
     )
     head = factories.a_head()
-    chosen, other = replace(head.taps[1], tap="top"), {**head.evidence[0], "tap": "stage6_grid", "loo_error": 0.2}
+    chosen, other = replace(head.taps[1], tap="top"), replace(head.evidence[0], tap="stage6_grid", loo_error=0.2)
     head = replace(
         head,
         taps=(chosen,),
-        evidence=({**other, "share": 0.0, "logme": 0.3}, {**head.evidence[1], "share": 1.0, "logme": 0.4}),
+        evidence=(replace(other, share=0.0, logme=0.3), replace(head.evidence[1], share=1.0, logme=0.4)),
         loo_error=0.09,
         reasons=("Of 2 taps, top is enough.",),
     )
@@ -83,7 +82,7 @@ def test_the_chosen_taps_are_marked():
 
 def test_classes_come_worst_first_and_those_without_pictures_last():
     record = a_record()
-    empty = {"name": "empty", "num_images": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    empty = ClassMetrics("empty", num_images=0, precision=0.0, recall=0.0, f1=0.0)
     confusion = (*((*row, 0) for row in record.metrics.confusion), (0,) * 4)
     metrics = replace(record.metrics, per_class=(*record.metrics.per_class, empty), confusion=confusion)
     page = render_report(replace(record, metrics=metrics))
@@ -116,7 +115,7 @@ def test_long_tables_say_how_many_rows_they_hide():
 
 def test_hostile_names_break_no_table_and_no_encoding():
     record = a_record()
-    per_class = ({**record.metrics.per_class[0], "name": HOSTILE}, *record.metrics.per_class[1:])
+    per_class = (replace(record.metrics.per_class[0], name=HOSTILE), *record.metrics.per_class[1:])
     data = replace(record.data, rejected=(factories.a_rejected(HOSTILE),), notes=(HOSTILE,))
     page = render_report(replace(record, metrics=replace(record.metrics, per_class=per_class), data=data))
     page.encode("utf-8")
@@ -156,7 +155,7 @@ def test_the_decision_shows_every_signal_with_its_boundary_and_what_was_not_take
 
 def a_record_of_labels():
     record = a_record()
-    row = {"num_images": 10, "precision": 0.9, "recall": 0.8, "f1": 0.85, "threshold": 0.375}
+    red = OneLabelMetrics("red", 10, average_precision=0.9, threshold=0.375, precision=0.9, recall=0.8, f1=0.85)
     metrics = LabelMetrics(
         split="test",
         num_images=300,
@@ -167,7 +166,7 @@ def a_record_of_labels():
         subset_accuracy=0.55,
         log_loss=0.2,
         ece=0.01,
-        per_class=({"name": "red", "average_precision": 0.9, **row}, {"name": "big", "average_precision": 0.7, **row}),
+        per_class=(red, replace(red, name="big", average_precision=0.7)),
     )
     head = replace(record.head, activation="sigmoid", thresholds=(0.375, 0.375))
     return replace(record, metrics=metrics, head=head, data=replace(record.data, exclusive=False))
