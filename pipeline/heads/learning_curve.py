@@ -1,6 +1,6 @@
-"""How the head's error falls with more pictures: is it the data or the representation that limits it?
+"""The learning curve of a head: how its error falls with more pictures, and whether data or features limit it.
 
-Every picture is held out once at every size: the pictures are dealt into 8, 4, 2 parts and 1, alike in their classes,
+Every picture is held out once at every size: the pictures are dealt into 8, 4, 2 and 1 parts, alike in their classes,
 and each part leaves its own pictures out one at a time (exact leave-one-out; the head's taps, shares and penalties
 kept). So no test picture is needed, errors of different sizes are of the same pictures, and the cost is a few
 inversions.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from pipeline.heads.ridge import Float64, Labels, transform
-from pipeline.types import Array, Head, HeadTap, LearningCurve, LimitedBy, Tap
+from pipeline.types import Array, Head, LearningCurve, LimitedBy, Tap
 
 NUM_PARTS = (8, 4, 2, 1)
 FEWEST_OF_A_CLASS = 5  # below, power laws do not hold (Mahmood et al. 2022, arXiv:2207.01725)
@@ -82,19 +82,15 @@ def _kernels(
         spread = float(np.square(inputs).sum(axis=1).mean()) or 1.0
         scale = shares[part.tap] / spread if head.kind != "stacked" else 1.0
         found.append((shares[part.tap], part.penalty, scale * (inputs @ inputs.T).astype(np.float64)))
-    if head.kind != "stacked":
-        return [(1.0, _penalty(head.taps), np.sum([kernel for _, _, kernel in found], axis=0))]
-    return found
-
-
-def _penalty(taps: Sequence[HeadTap]) -> float:
-    return taps[0].penalty  # one ridge has one
+    if head.kind == "stacked":
+        return found
+    return [(1.0, head.taps[0].penalty, np.sum([kernel for _, _, kernel in found], axis=0))]  # one ridge, one penalty
 
 
 def _errors(
     kernels: Sequence[tuple[float, float, Float64]], targets: Float64, labels: Labels, num_parts: int
 ) -> NDArray[np.bool_]:
-    """Tell for every picture whether it is misclassified when left out of its part, (n,)."""
+    """Mark the pictures (n,) that are misclassified when they are left out of their part."""
     wrong = np.zeros(len(labels), dtype=np.bool_)
     for part in range(num_parts):
         rows = np.arange(part, len(labels), num_parts)  # they lie class after class: each part has its share of each
@@ -129,9 +125,10 @@ def _curve(numbers: Float64, wrong: NDArray[np.bool_], num_images: int) -> Learn
     gain = _gain(slope, num_images, errors[-1])
     removable = slope / np.sqrt(num_images)
     verdict, says = _verdict(floor, float(removable), num_images)
-    doubling = f"; twice as many are expected to gain {gain:.1%} (95 %: {low:.1%} to {high:.1%})" if verdict else ""
+    interval = f"95 % interval {low:.1%} to {high:.1%}"
+    doubling = f" Twice as many pictures are expected to lower the error by {gain:.1%} ({interval})."
     return LearningCurve(
-        reason=f"{says}{doubling}.",
+        reason=says + (doubling if verdict else ""),
         sizes=tuple(int(number) for number in numbers),
         errors=tuple(float(error) for error in errors),
         floor=floor,
@@ -145,21 +142,19 @@ def _curve(numbers: Float64, wrong: NDArray[np.bool_], num_images: int) -> Learn
 def _verdict(floor: float, removable: float, num_images: int) -> tuple[LimitedBy | None, str]:
     """Say which part of the error is the larger one."""
     if floor + removable < 1 / num_images:
-        return None, "Held out, no picture is misclassified, so that nothing tells what limits the head"
+        return None, "No held-out picture is misclassified, so nothing shows what limits the head."
     parts = (
-        f"of a held-out error of {floor + removable:.1%} at {num_images:,} pictures, {removable:.1%} would go with "
-        f"ever more of them and {floor:.1%} would stay"
+        f"Of the held-out error of {floor + removable:.1%} at {num_images:,} pictures, ever more of them would remove "
+        f"{removable:.1%}; {floor:.1%} would stay."
     )
     if removable >= floor:
-        return "data-limited", f"Data-limited, so more pictures pay: {parts}"
-    return (
-        "representation-limited",
-        f"Representation-limited, so fine-tuning or another backbone would pay more than pictures: {parts}",
-    )
+        return "data-limited", f"The number of pictures limits the head, so more pictures would help most. {parts}"
+    help_most = "fine-tuning or another backbone would help more than pictures"
+    return "representation-limited", f"The features limit the head, so {help_most}. {parts}"
 
 
 def _law(numbers: Float64, errors: Float64) -> tuple[float, float]:
-    """Fit floor and slope, neither below 0, by least squares; larger sizes count more: they are nearer."""
+    """Fit floor and slope, neither below 0, by least squares; larger sizes count more: they are nearer to n."""
     weight = np.sqrt(numbers)
     matrix = np.stack([weight, weight * numbers**-0.5], axis=1)
     floor, slope = nnls(matrix, weight * errors)[0]
@@ -167,5 +162,5 @@ def _law(numbers: Float64, errors: Float64) -> tuple[float, float]:
 
 
 def _gain(slope: float, num_images: int, error: float) -> float:
-    """Return what twice as many pictures gain; never more than there is."""
+    """Return how much twice as many pictures lower the error; never by more than the error."""
     return min(slope * float(num_images**-0.5 - (2 * num_images) ** -0.5), float(error))

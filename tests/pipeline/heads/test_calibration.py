@@ -67,6 +67,13 @@ def test_a_handful_of_pictures_is_enough(num_pictures):
     assert np.isfinite([found.temperature, found.log_loss, found.error]).all()
 
 
+@pytest.mark.parametrize("num_pictures", [2, 3, 4])
+def test_too_few_pictures_for_folds_are_judged_by_a_fit_on_all_of_them(num_pictures):
+    scores, labels = drawn(num_pictures, seed=2)
+    found = calibrate(scores, labels)
+    assert found.log_loss == pytest.approx(log_loss(found.temperature * scores, labels))
+
+
 def test_a_class_without_pictures_is_no_trouble():
     scores, labels = drawn(300)
     wide = np.hstack([scores, np.zeros((300, 1))])

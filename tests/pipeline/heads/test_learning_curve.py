@@ -89,7 +89,7 @@ def test_an_error_that_falls_is_the_datas():
 def test_a_head_without_mistakes_has_nothing_to_gain():
     curve, _ = a_curve(*pictures(400, 0.01))
     assert (curve.verdict, curve.gain_of_doubling) == (None, 0)
-    assert "no picture is misclassified" in curve.reason
+    assert "No held-out picture is misclassified" in curve.reason
 
 
 def test_too_few_of_a_class_say_that_it_cannot_be_told():
@@ -107,6 +107,30 @@ def test_many_pictures_are_sampled(monkeypatch):
     monkeypatch.setattr(curves, "LARGEST", 200)
     curve, _ = a_curve(*pictures(400, 2.0))
     assert curve.sizes == (25, 50, 100, 200)
+
+
+def gain_of(curve, num_images):
+    return curve.slope * (num_images**-0.5 - (2 * num_images) ** -0.5)
+
+
+def test_the_gain_of_doubling_is_what_the_law_says_of_twice_the_pictures():
+    curve, _ = a_curve(*pictures(400, 2.0))
+    assert 0 < curve.gain_of_doubling < curve.errors[-1]
+    assert curve.gain_of_doubling == pytest.approx(gain_of(curve, 400), abs=1e-9)
+
+
+def test_the_gain_is_that_of_all_pictures_also_if_only_a_sample_is_measured(monkeypatch):
+    monkeypatch.setattr(curves, "LARGEST", 200)
+    curve, _ = a_curve(*pictures(400, 2.0))
+    assert curve.gain_of_doubling == pytest.approx(gain_of(curve, 400), abs=1e-9)
+    assert "at 400 pictures" in curve.reason
+
+
+def test_classes_without_pictures_do_not_count_when_the_typical_class_is_sized():
+    features, labels = pictures(120, 1.5, num_classes=3)
+    head = fit_head(features, (TAP,), ClassLabels(3 * labels, 7))  # four of seven classes are empty
+    curve = fit_learning_curve(features, head, (TAP,), 3 * labels, 7)
+    assert curve.sizes == (15, 30, 60, 120)
 
 
 def test_taps_together_are_judged_as_the_head_uses_them():

@@ -29,5 +29,20 @@ def test_no_other_mixture_of_the_kept_taps_has_less_error():
     assert (shares @ products @ shares) <= np.einsum("ij,jk,ik->i", others, products, others).min() + 1e-9
 
 
+def test_of_many_equal_taps_as_many_are_kept_as_can_have_the_smallest_share():
+    errors = errors_of(*[1.0] * 12)
+    shares = share_taps(errors @ errors.T)
+    assert shares.sum() == pytest.approx(1)
+    assert 8 <= (shares > 0).sum() <= 10
+
+
+def test_leaving_one_of_two_similar_taps_out_lifts_the_other_above_the_smallest_share():
+    good, also_good, weak, own, other = errors_of(1.0, 1.0, 1.7, 0.3, 0.3)
+    errors = np.stack([good, also_good, weak + own, weak + other])
+    shares = share_taps(errors @ errors.T)
+    assert (shares > 0).sum() == 3
+    assert shares[2:].max() > SMALLEST_SHARE
+
+
 def test_taps_without_any_error_share_evenly_enough_to_be_used():
     assert share_taps(np.zeros((2, 2))).sum() == pytest.approx(1)

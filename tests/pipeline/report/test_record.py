@@ -45,7 +45,8 @@ def test_a_fine_tuned_network_is_the_same_after_json():
 
 def test_a_model_of_labels_that_do_not_exclude_each_other_is_the_same_after_json():
     scores = np.asarray([[0.9, 0.2], [0.1, 0.8], [0.7, 0.6]])
-    metrics = evaluate_labels([(0,), (1,), (0, 1)], scores, ("cats", "dogs"), (0.5, 0.5), "test")
+    marks = np.asarray([[1, 0], [0, 1], [1, 1]], dtype=bool)
+    metrics = evaluate_labels(marks, scores, ("cats", "dogs"), (0.5, 0.5), "test")
     head = replace(factories.a_head(num_classes=2), activation="sigmoid", thresholds=(0.5, 0.5))
     record = factories.a_record(factories.a_manifest(exclusive=False), head=head, metrics=metrics)
     assert through_json(record) == record
