@@ -1,19 +1,20 @@
-"""Every error a user can meet, with the exit code the command line gives it.
+"""Every error a user can meet, with its exit code on the command line and the built-in error that it also is.
 
-HeadstartError              1  never raised itself
-├── UsageError              2  an argument that cannot be used as it is
-│   └── UnknownNameError    2  a name that is not in a table (backbone, tap, strategy)
-├── DataError               3  the pictures given cannot be worked with
-│   └── ImageError          3  one file that is no usable picture (collected, rarely fatal)
-├── NotFoundError           4  no such folder, dataset or model
-├── ConflictError           5  something is in the way: a name in use, a folder that cannot be written
-│   ├── DamagedError        5  bytes of ours that are not what we wrote
-│   └── NumericsError       5  this machine computes other numbers than the ones stored
-├── GateError               6  a fine-tuned model that is not better than the head it started from
-├── ServerUnreachableError  7  no Prefect server answers
-└── CancelledError        130  somebody asked a job to stop
+HeadstartError              1                     never raised itself
+├── UsageError              2  ValueError         an argument that cannot be used as it is
+│   └── UnknownNameError    2  ValueError         a name that is not in a table (backbone, tap, strategy)
+├── DataError               3  ValueError         the given pictures cannot be used
+│   └── ImageError          3  ValueError         one file that is not a usable picture (collected, rarely fatal)
+├── NotFoundError           4  FileNotFoundError  no such folder, dataset or model
+├── ConflictError           5                     something is in the way: a name in use, a folder that is read-only
+│   ├── DamagedError        5                     stored data that is corrupted
+│   └── NumericsError       5                     this machine computes other numbers than the stored ones
+├── GateError               6                     a fine-tuned model that is not better than the head it started from
+├── ServerUnreachableError  7  ConnectionError    no Prefect server answers
+└── CancelledError        130                     a job was asked to stop
 
-A message says what came, what was wanted, and what to do next.
+A message says what was given, what was wanted, and what to do next. NotFoundError and ServerUnreachableError are an
+OSError too: a block that catches the operating system's errors must let those of headstart through.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class HeadstartError(Exception):
     exit_code = 1
 
 
-class UsageError(HeadstartError):
+class UsageError(HeadstartError, ValueError):
     """An argument that cannot be used as it is."""
 
     exit_code = 2
@@ -44,17 +45,17 @@ class UnknownNameError(UsageError):
         super().__init__(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.")
 
 
-class DataError(HeadstartError):
-    """The pictures given cannot be worked with."""
+class DataError(HeadstartError, ValueError):
+    """The given pictures cannot be used."""
 
     exit_code = 3
 
 
 class ImageError(DataError):
-    """One file that is no usable picture; the message is the reason alone, without the path."""
+    """One file that is not a usable picture; the message is the reason alone, without the path."""
 
 
-class NotFoundError(HeadstartError):
+class NotFoundError(HeadstartError, FileNotFoundError):
     """No such folder, dataset or model."""
 
     exit_code = 4
@@ -67,26 +68,26 @@ class ConflictError(HeadstartError):
 
 
 class DamagedError(ConflictError):
-    """Bytes of ours that are not what we wrote."""
+    """Stored data that is corrupted."""
 
 
 class NumericsError(ConflictError):
-    """This machine computes other numbers than the ones stored."""
+    """This machine computes other numbers than the stored ones."""
 
 
 class GateError(HeadstartError):
-    """A fine-tuned model is not better than the head it started from; raised where the caller asked for it."""
+    """A fine-tuned model is not better than the head it started from; raised if the caller asked for it."""
 
     exit_code = 6
 
 
-class ServerUnreachableError(HeadstartError):
+class ServerUnreachableError(HeadstartError, ConnectionError):
     """No Prefect server answers."""
 
     exit_code = 7
 
 
 class CancelledError(HeadstartError):
-    """Somebody asked a job to stop; what it has done is kept."""
+    """A job was asked to stop; what it has done is kept."""
 
     exit_code = 130

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from pipeline.errors import ConflictError
+from pipeline.errors import ConflictError, HeadstartError
 from storage.disk.locks import try_lock
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -157,6 +157,8 @@ def explained(path: Path, advice: str = "Make it writable, or choose another pla
     """Turn the operating system's refusal to write into one sentence."""
     try:
         yield
+    except HeadstartError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _FULL:

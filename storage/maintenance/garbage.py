@@ -104,10 +104,10 @@ def collect(
                 *_find_jobs(workspace),
                 *_find_leftovers(workspace, limits.grace_seconds),
             ]
-        except OSError as error:
-            raise ConflictError(f"Cannot read {error.filename}: {error.strerror}. Nothing was removed.") from error
         except (DamagedError, NotFoundError) as error:
             raise ConflictError(f"{error} Nothing was removed. `headstart verify` says what is damaged.") from error
+        except OSError as error:
+            raise ConflictError(f"Cannot read {error.filename}: {error.strerror}. Nothing was removed.") from error
         if not needed.digests and any(item.kind == "shard" for item in found):
             raise ConflictError(
                 f"No dataset and no model is known in {workspace.root}, so that all features would go. Nothing was "

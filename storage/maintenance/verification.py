@@ -90,6 +90,8 @@ class Verification:
             self._check_records()
             self._check_jobs()
             self._check_predictions()
+        except HeadstartError:
+            raise
         except OSError as error:
             raise ConflictError(
                 f"Cannot read {error.filename}: {error.strerror}. See that it can be read, then verify again."

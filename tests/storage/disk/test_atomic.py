@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from pipeline.errors import ConflictError
-from storage.disk.atomic import Fs, Staging, write_once, write_whole
+from pipeline.errors import ConflictError, NotFoundError
+from storage.disk.atomic import Fs, Staging, explained, write_once, write_whole
 
 
 class OneByteFs(Fs):
@@ -46,6 +46,11 @@ def test_a_refused_write_is_one_sentence_and_leaves_the_old_file(tmp_path, numbe
     assert isinstance(caught.value.__cause__, OSError)
     assert (tmp_path / "file").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_error_of_headstart_is_not_taken_for_a_refusal_of_the_disk(tmp_path):
+    with pytest.raises(NotFoundError, match=r"^There is no model 'pets'\.$"), explained(tmp_path):
+        raise NotFoundError("There is no model 'pets'.")
 
 
 def test_of_two_writers_the_first_wins(tmp_path):
