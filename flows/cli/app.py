@@ -44,6 +44,7 @@ from pipeline.errors import DamagedError, DataError, HeadstartError, UnknownName
 
 if TYPE_CHECKING:
     from flows.onboarding.story import Steps
+    from storage.workspace import Workspace
 
 EPILOG = (
     "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 6 not better than the head, "
@@ -207,8 +208,7 @@ def datasets(workspace: WorkspaceOption = None, json: JsonOption = False) -> Non
     from flows.cli import render
     from flows.maintenance import listing
 
-    rows = listing.list_datasets(str(workspace_root(workspace)))
-    render.json_object({"datasets": rows}) if json else render.table("datasets", rows)
+    render.listed("datasets", listing.list_datasets(_open(workspace)), json)
 
 
 @app.command()
@@ -217,8 +217,7 @@ def features(workspace: WorkspaceOption = None, json: JsonOption = False) -> Non
     from flows.cli import render
     from flows.maintenance import listing
 
-    rows = listing.list_features(str(workspace_root(workspace)))
-    render.json_object({"features": rows}) if json else render.table("features", rows)
+    render.listed("features", listing.list_features(_open(workspace)), json)
 
 
 @app.command()
@@ -227,8 +226,7 @@ def models(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     from flows.cli import render
     from flows.maintenance import listing
 
-    rows = listing.list_models(str(workspace_root(workspace)))
-    render.json_object({"models": rows}) if json else render.table("models", rows)
+    render.listed("models", listing.list_models(_open(workspace)), json)
 
 
 @app.command()
@@ -241,7 +239,7 @@ def show(
     from flows.cli import render
     from flows.maintenance import listing
 
-    record, report = listing.show_model(str(workspace_root(workspace)), model)
+    record, report = listing.show_model(_open(workspace), model)
     render.json_object(record) if json else render.markdown(report)
 
 
@@ -252,8 +250,8 @@ def inspect(backbone: BackboneArgument, weights: WeightsOption = None, json: Jso
     from flows.cli import render
     from flows.maintenance import listing
 
-    document = listing.inspect_backbone(backbone, weights)
-    render.json_object(document) if json else render.inspected(document)
+    found = listing.inspect_backbone(backbone, weights)
+    render.json_object(found) if json else render.inspected(found)
 
 
 @app.command()
@@ -269,12 +267,12 @@ def verify(
 ) -> None:
     """Check every file and checksum of the workspace; set right what can be, report the rest. Exit code 5 if any."""
     from flows.cli import render
-    from flows.maintenance import checks as maintenance
+    from flows.maintenance.verify import verify as run_verify
 
-    document = maintenance.verify(str(workspace_root(workspace)), render.progress(), recompute, seed)
-    render.json_object(document) if json else render.verified(document)
-    if num_found := len(document["findings"]):
-        raise DamagedError(f"Findings: {num_found}. Each says what is wrong, what was done about it and what is next.")
+    result = run_verify(str(workspace_root(workspace)), render.progress(), recompute, seed)
+    render.json_object(result) if json else render.verified(result)
+    if result.findings:
+        raise DamagedError(f"Findings: {len(result.findings)}. Each says what is wrong, what was done and what to do.")
 
 
 @app.command()
@@ -299,11 +297,18 @@ def gc(
 ) -> None:
     """Find features and files that no dataset and no model needs. Removes nothing without --delete."""
     from flows.cli import render
-    from flows.maintenance import checks as maintenance
+    from flows.maintenance.gc import gc as run_gc
+    from flows.maintenance.gc import parse_limits
 
-    limits = maintenance.parse_limits(older_than, max_size, grace)
-    document = maintenance.gc(str(workspace_root(workspace)), limits, delete, keep_versions)
-    render.json_object(document) if json else render.collected(document)
+    limits = parse_limits(older_than, max_size, grace)
+    result = run_gc(str(workspace_root(workspace)), limits, delete, keep_versions)
+    render.json_object(result) if json else render.collected(result)
+
+
+def _open(workspace: str | None) -> Workspace:
+    from storage.workspace import Workspace
+
+    return Workspace.open(workspace_root(workspace))
 
 
 cli_jobs.add_to(app)

@@ -6,9 +6,10 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
+from dataclasses import asdict
+from itertools import groupby, zip_longest
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -23,9 +24,14 @@ from flows.settings import workspace_root
 from pipeline.decision.nouns import Quote
 from pipeline.decision.plan import describe_case
 from pipeline.decision.quote import describe_quote
-from pipeline.jsonable import from_json
+from pipeline.jsonable import from_json, to_json
 from pipeline.types import Prediction, Progress
 from storage.datasets.table import SEPARATOR
+
+if TYPE_CHECKING:
+    from flows.maintenance.gc import GarbageRow, GcResult
+    from flows.maintenance.listing import BackboneLayers
+    from flows.maintenance.verify import VerifyResult
 
 WIDTH_OF_FILES = 240  # characters
 NUM_NAMED = 10  # rejected files named on the terminal; the report has more
@@ -118,68 +124,78 @@ def extracted(document: Mapping[str, Any]) -> None:
         say(f"pack in {pack}")
 
 
-def verified(document: Mapping[str, Any]) -> None:
-    """Print what was checked, how near this machine comes to what is stored, and a line per finding."""
-    checked = ", ".join(f"{what} {number:,}" for what, number in document["checked"].items())
-    say(f"checked {document['workspace']}: {checked or 'nothing is stored yet'}")
-    if recomputed := document.get("recomputed"):
+def verified(result: VerifyResult) -> None:
+    """Print what was checked, how far this machine is from what is stored, and a line for each finding."""
+    checked = ", ".join(f"{what} {number:,}" for what, number in result.checked.items())
+    say(f"checked {result.workspace}: {checked or 'nothing is stored yet'}")
+    if recomputed := result.recomputed:
         say(
-            f"recomputed {recomputed['num_rows']:,} of {recomputed['num_stored']:,} rows whose pictures datasets know "
-            f"(--seed {recomputed['seed']}); wanted: relative differences of at most {recomputed['tolerance']:.0e}"
+            f"recomputed {recomputed.num_rows:,} of {recomputed.num_stored:,} rows whose pictures are known "
+            f"(--seed {recomputed.seed}); wanted: relative differences of at most {recomputed.tolerance:.0e}"
         )
-        worst = {row["space"]: row for row in sorted(recomputed["taps"], key=lambda row: row["largest_difference"])}
-        rows = [{**row, "largest_difference": f"{row['largest_difference']:.1e}"} for row in worst.values()]
+        worst = {row.space: row for row in sorted(recomputed.taps, key=lambda row: row.largest_difference)}
+        rows = [{**asdict(row), "largest_difference": f"{row.largest_difference:.1e}"} for row in worst.values()]
         table("largest difference of each space", rows)
-    for found in document["findings"]:
-        say(f"{found['what']} {found['path']}: {found['problem']} {found['done']} {found['next']}")
-    if not document["findings"]:
-        say("all is as it was written", style="bold")
+    for found in result.findings:
+        say(f"{found.what} {found.path}: {found.problem} {found.done} {found.next}")
+    if not result.findings:
+        say("No damage found.", style="bold")
 
 
-def collected(document: Mapping[str, Any]) -> None:
-    """Print what nothing needs, by kind and reason, and whether it is gone now."""
-    totals: dict[tuple[str, str], dict[str, Any]] = {}
-    for item in document["garbage"]:
-        new = {"kind": item["kind"], "files": 0, "rows": 0, "megabytes": 0.0, "oldest": item["written"]}
-        row = totals.setdefault((item["kind"], item["reason"]), new)
-        row["files"] += 1
-        row["rows"] += item["num_rows"]
-        row["megabytes"] += item["num_bytes"] / 1e6
-    if totals:
-        rows = [{**row, "megabytes": round(row["megabytes"], 1), "why": why} for (_, why), row in totals.items()]
-        table("removed" if document["deleted"] else "not needed", rows)
-    for reason in document["left_alone"]:
+def collected(result: GcResult) -> None:
+    """Print what nothing needs, by kind and reason, and whether it was removed."""
+    rows = []
+    for (kind, reason), items in groupby(sorted(result.garbage, key=_kind_and_reason), _kind_and_reason):
+        of_kind = list(items)
+        megabytes = round(sum(item.num_bytes for item in of_kind) / 1e6, 1)
+        num_rows, oldest = sum(item.num_rows for item in of_kind), min(item.written for item in of_kind)
+        files = len(of_kind)
+        rows.append(
+            {"kind": kind, "files": files, "rows": num_rows, "megabytes": megabytes, "oldest": oldest, "why": reason}
+        )
+    if rows:
+        table("removed" if result.deleted else "not needed", rows)
+    for reason in result.left_alone:
         say(f"left alone: {reason}")
-    size = f"{document['num_rows']:,} rows, {document['num_bytes'] / 1e6:,.1f} MB"
-    if not totals:
-        say("everything is needed, or too young to go", style="bold")
-    elif document["deleted"]:
-        say(f"removed {size}", style="bold")
+    size = f"{result.num_rows:,} rows, {result.num_bytes / 1e6:,.1f} MB"
+    if not rows:
+        say("Nothing to remove.", style="bold")
+    elif result.deleted:
+        say(f"Removed {size}.", style="bold")
     else:
-        say(f"could go: {size}; nothing was removed, --delete does it", style="bold")
+        say(f"Not needed: {size}. Nothing was removed; run again with --delete.", style="bold")
 
 
-def inspected(document: Mapping[str, Any]) -> None:
+def _kind_and_reason(item: GarbageRow) -> tuple[str, str]:
+    return item.kind, item.reason
+
+
+def inspected(found: BackboneLayers) -> None:
     """Print a backbone's layers and taps."""
-    name, num_parameters = document["backbone"], document["num_parameters"]
-    say(f"{name}: {num_parameters:,} parameters, {document['weights']}", style="bold")
+    say(f"{found.backbone}: {found.num_parameters:,} parameters, {found.weights}", style="bold")
     layers = [
         {
-            "layer": row["name"],
-            "kind": row["kind"],
-            "output": " x ".join(str(size) for size in row["output_shape"]),
-            "parameters": row["num_parameters"],
-            "arithmetic": row["arithmetic"],
-            "taps": ", ".join(row["taps"]),
+            "layer": row.name,
+            "kind": row.kind,
+            "output": " x ".join(str(size) for size in row.output_shape),
+            "parameters": row.num_parameters,
+            "arithmetic": row.arithmetic,
+            "taps": ", ".join(row.taps),
         }
-        for row in document["layers"]
+        for row in found.layers
     ]
     table("layers", layers)
-    table("taps", [{key: tap[key] for key in ("name", "layer", "kind", "dim")} for tap in document["taps"]])
+    table("taps", [{"name": tap.name, "layer": tap.layer, "kind": tap.kind, "dim": tap.dim} for tap in found.taps])
     say(
-        "K filters of F x F on D_in channels have K·F·F·D_in + K parameters (the K biases only where there are any); "
+        "K filters of F x F on D_in channels have K·F·F·D_in + K parameters (no K if there is no bias); "
         'stride S makes ⌈H/S⌉ of H with "same" padding, ⌈(H-F+1)/S⌉ with "valid".'
     )
+
+
+def listed(name: str, rows: Sequence[object], json: bool) -> None:
+    """Print rows, frozen values of one kind, as a table; or as one JSON object that holds them under their name."""
+    documents = [to_json(row) for row in rows]
+    json_object({name: documents}) if json else table(name, documents)
 
 
 def _say_features(features: Mapping[str, Any]) -> None:

@@ -17,7 +17,9 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.documents import to_document
 from flows.finetuning import job as finetuning
 from flows.finetuning.epochs import describe_epoch, rows_of
-from flows.maintenance import checks as maintenance
+from flows.maintenance.gc import gc as run_gc
+from flows.maintenance.gc import parse_limits
+from flows.maintenance.verify import verify as run_verify
 from flows.onboarding import story as steps
 from flows.onboarding.refresh import describe_refreshed, describe_row
 from flows.onboarding.refresh import refresh as run_refresh
@@ -197,12 +199,12 @@ def verify(params: VerifyParams = VerifyParams()) -> State[Any]:  # noqa: B008  
 
     def work() -> tuple[str, dict[str, Any]]:
         fields = params.fields()
-        document = maintenance.verify(fields["workspace"], run.progress, fields["recompute"])
-        findings = document["findings"]
-        show_rows(run.showcase, "findings", "workspace", "What verify found", findings)
-        if unmended := [row for row in findings if row["done"] == LEFT]:
-            raise DamagedError(f"{len(findings)} findings, {len(unmended)} left as they are: see the artifact.")
-        return f"{len(findings)} findings, all set right." if findings else "Everything is as it was written.", document
+        result = run_verify(fields["workspace"], run.progress, fields["recompute"])
+        document, num_found = to_document(result), len(result.findings)
+        show_rows(run.showcase, "findings", "workspace", "What verify found", document["findings"])
+        if num_left := sum(finding.done == LEFT for finding in result.findings):
+            raise DamagedError(f"{num_found} findings, {num_left} of them not repaired: see the artifact.")
+        return f"{num_found} findings, all repaired." if num_found else "No damage found.", document
 
     return run.end(work)
 
@@ -214,10 +216,11 @@ def gc(params: GcParams = GcParams()) -> State[Any]:  # noqa: B008  the form's d
 
     def work() -> tuple[str, dict[str, Any]]:
         fields = params.fields()
-        limits = maintenance.parse_limits(fields["older_than"], fields["max_size"], fields["grace"])
-        document = maintenance.gc(fields["workspace"], limits, fields["delete"], fields["keep_versions"])
+        limits = parse_limits(fields["older_than"], fields["max_size"], fields["grace"])
+        result = run_gc(fields["workspace"], limits, fields["delete"], fields["keep_versions"])
+        document = to_document(result)
         show_rows(run.showcase, "garbage", "workspace", "What nothing needs", document["garbage"])
-        done = "removed" if fields["delete"] else "could go"
-        return f"{len(document['garbage']):,} items of {document['num_bytes'] / 1e6:,.0f} MB {done}.", document
+        done = "were removed" if result.deleted else "are not needed"
+        return f"{len(result.garbage):,} items of {result.num_bytes / 1e6:,.0f} MB {done}.", document
 
     return run.end(work)

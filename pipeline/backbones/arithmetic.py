@@ -6,9 +6,22 @@ TensorFlow's padding rules (https://www.tensorflow.org/api_docs/python/tf/nn#not
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 Padding = Literal["same", "valid"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer of a network."""
+
+    name: str
+    kind: str  # Keras class
+    output_shape: tuple[int | None, ...]  # without the batch
+    num_parameters: int
+    arithmetic: str  # how parameters and spatial size follow from kernel, depth and stride; may be empty
+    taps: tuple[str, ...]  # names of the taps that read this layer
 
 
 def conv_parameters(filters: int, kernel: int, depth_in: int, *, bias: bool = True) -> int:

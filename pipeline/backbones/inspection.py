@@ -1,4 +1,4 @@
-"""A network as a table: every layer's output shape and parameters, by the field's own arithmetic.
+"""The layers of a network as rows: output shape, parameters, and how these follow from kernel, depth and stride.
 
 Heavy leaf: importing it loads TensorFlow.
 """
@@ -6,25 +6,12 @@ Heavy leaf: importing it loads TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from pipeline.backbones.arithmetic import conv_output_size, conv_parameters, dense_parameters
+from pipeline.backbones.arithmetic import LayerRow, conv_output_size, conv_parameters, dense_parameters
 from pipeline.quiet_keras import keras
 from pipeline.types import Tap
 
 layers = keras.layers
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRow:
-    """One layer of a network."""
-
-    name: str
-    kind: str  # Keras class
-    output_shape: tuple[int | None, ...]  # without the batch
-    num_parameters: int
-    arithmetic: str  # how parameters and spatial size follow from kernel, depth and stride; may be empty
-    taps: tuple[str, ...]  # taps that read this layer
 
 
 def inspect_network(network: keras.Model, taps: Sequence[Tap]) -> list[LayerRow]:

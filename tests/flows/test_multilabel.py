@@ -35,7 +35,7 @@ def tagged(first_run, tmp_path_factory):
 
 @pytest.fixture
 def record(tagged):
-    return listing.show_model(str(tagged.workspace), "patches")[0]
+    return listing.show_model(Workspace.open(tagged.workspace), "patches")[0]
 
 
 def test_a_table_with_several_labels_becomes_a_model_that_finds_them(tagged, record):
@@ -87,10 +87,10 @@ def test_the_terminal_shows_labels_and_map(headstart, tagged):
 
 
 def test_models_are_listed_with_the_figure_they_have(tagged, first_run):
-    (row,) = listing.list_models(str(tagged.workspace))
-    assert row["accuracy"] is None
-    assert row["mAP"] == round(tagged.document["metrics"]["mean_average_precision"], 4)
-    assert all(row["mAP"] is None and row["accuracy"] for row in listing.list_models(str(first_run.workspace)))
+    (row,) = listing.list_models(Workspace.open(tagged.workspace))
+    assert row.accuracy is None
+    assert row.mAP == round(tagged.document["metrics"]["mean_average_precision"], 4)
+    assert all(row.mAP is None and row.accuracy for row in listing.list_models(Workspace.open(first_run.workspace)))
 
 
 def test_fine_tuning_is_refused_with_a_reason(tagged):

@@ -250,14 +250,14 @@ def test_a_batch_of_new_pictures_is_predicted_by_the_flow(prefect_server, first_
 def test_what_verify_finds_and_gc_removes_is_shown(prefect_server, again):
     workspace = str(again.workspace)
     state = verify(VerifyParams(workspace=workspace), return_state=True)
-    assert (state.name, state.message) == ("Completed", "Everything is as it was written.")
+    assert (state.name, state.message) == ("Completed", "No damage found.")
     (model,) = again.workspace.glob("models/shapes/1/classes.json")
     model.write_text("{}")
     state = verify(VerifyParams(workspace=workspace), return_state=True)
     assert (state.name, "1 left as they are" in state.message) == ("Failed", True)
     assert json.loads(artifacts_of(state)["table"].data)[0]["path"].startswith("models/shapes/1")
     state = gc(GcParams(workspace=workspace), return_state=True)
-    assert (state.name, state.message.endswith("could go.")) == ("Completed", True)
+    assert (state.name, state.message.endswith("are not needed.")) == ("Completed", True)
 
 
 def test_every_field_of_a_request_can_be_asked_for():

@@ -1,0 +1,133 @@
+"""`headstart gc`: what no dataset and no model needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+from flows.features.backbone import engine_id, list_backbones
+from flows.prediction.files import classifier_engine_id
+from flows.versions.promote import list_heads
+from pipeline.errors import NotFoundError, UsageError
+from storage.jobs.folder import list_folders, read_document
+from storage.maintenance.garbage import Garbage, Limits, collect
+from storage.models.versions import find_serving, list_models, serving_version
+from storage.workspace import Workspace
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_seconds(text: str) -> float:
+    """Read a span of time.
+
+    >>> parse_seconds("36h")
+    129600.0
+    """
+    return _parse_quantity(text, SECONDS, "a span of time such as 30d or 36h")
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size.
+
+    >>> parse_bytes("1.5GB")
+    1500000000
+    """
+    return int(_parse_quantity(text, BYTES, "a size such as 20GB or 500MB"))
+
+
+def _parse_quantity(text: str, units: Mapping[str, int], wanted: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-zA-Z]+)", text.strip())
+    factor = match and next((units[unit] for unit in units if unit.lower() == match[2].lower()), None)
+    if not match or factor is None:
+        raise UsageError(f"{text!r} is not {wanted}. Units: {', '.join(units)}.")
+    return float(match[1]) * factor
+
+
+def parse_limits(older_than: str, max_size: str | None, grace: str) -> Limits:
+    """Read the options of `headstart gc`."""
+    return Limits(parse_seconds(grace), parse_seconds(older_than), parse_bytes(max_size) if max_size else None)
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageRow:
+    """A file or folder that nothing needs, or a shard in which nothing needs some rows."""
+
+    kind: str
+    path: str  # within the workspace
+    num_rows: int  # that are not needed
+    num_bytes: int  # that come free
+    written: str  # ISO 8601, UTC
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GcResult:
+    """What nothing needs in a workspace, and whether it was removed."""
+
+    workspace: str
+    deleted: bool
+    num_rows: int
+    num_bytes: int
+    garbage: tuple[GarbageRow, ...]  # the oldest first
+    left_alone: tuple[str, ...]  # spaces that were not looked into, and why
+
+
+def gc(workspace_root: str, limits: Limits, delete: bool, keep_versions: int | None = None) -> GcResult:
+    """Find, and with `delete` remove, what no dataset or model needs.
+
+    Parameters
+    ----------
+    keep_versions
+        Number of the newest heads and networks of each model to keep, beside those that serve; None keeps all.
+    """
+    workspace = Workspace.open(workspace_root, create=False)
+    engines = {engine_id(spec) for spec in list_backbones(workspace)}
+    engines |= {classifier_engine_id(ref) for ref in list_models(workspace) if ref.record.files}
+    superseded = _find_superseded(workspace, keep_versions) if keep_versions else []
+    collected = collect(workspace, engines, limits, delete, superseded)
+    return GcResult(
+        workspace=workspace_root,
+        deleted=delete,
+        num_rows=sum(item.num_rows for item in collected.garbage),
+        num_bytes=sum(item.num_bytes for item in collected.garbage),
+        garbage=tuple(_row(workspace, item) for item in collected.garbage),
+        left_alone=tuple(collected.left_alone),
+    )
+
+
+def _row(workspace: Workspace, item: Garbage) -> GarbageRow:
+    path = str(item.path.relative_to(workspace.root))
+    written = datetime.fromtimestamp(item.written, UTC).isoformat(timespec="seconds")
+    return GarbageRow(item.kind, path, item.num_rows, item.num_bytes, written, item.reason)
+
+
+def _find_superseded(workspace: Workspace, num_kept: int) -> list[Path]:
+    """Find the versions that have `num_kept` newer ones of their kind, head or fine-tuned network.
+
+    The version that serves, the one before it, and those that jobs start from are never among them.
+    """
+    found = []
+    wanted = _find_started_from(workspace)
+    for name, refs in groupby(list_models(workspace), lambda ref: ref.name):
+        heads = list_heads(workspace, name)
+        networks = [ref for ref in refs if ref not in heads]
+        serving = find_serving(workspace, name)
+        wanted |= {(name, serving_version(workspace, name)), (name, serving.previous if serving else None)}
+        found += [*heads[:-num_kept], *networks[:-num_kept]]
+    return [Path(ref.path) for ref in found if (ref.name, ref.version) not in wanted]
+
+
+def _find_started_from(workspace: Workspace) -> set[tuple[str, int | None]]:
+    """Name and version of the heads that jobs start from."""
+    wanted: set[tuple[str, int | None]] = set()
+    for folder in list_folders(workspace):
+        with suppress(NotFoundError):  # the job ended before its first document was written
+            asked = read_document(folder / "job.json")
+            wanted.add((asked["dataset"], asked["head_version"]))
+    return wanted
