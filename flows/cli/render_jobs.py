@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from flows.cli.render import say, table
@@ -127,7 +128,7 @@ def jobs(found: JobList) -> None:
         rows.append(_without_none(row))
     table("jobs", rows)
     if found.server:
-        table(f"latest runs on {found.server}", [_without_none(run) for run in found.runs])
+        table(f"latest runs on {found.server}", [asdict(run) for run in found.runs])
 
 
 def cancelled(done: Cancellation) -> None:

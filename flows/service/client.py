@@ -38,9 +38,9 @@ REFRESH, PREDICT_BATCH = "refresh/refresh", "predict-batch/predict-batch"
 JOB_TAG = "job:"  # its runs carry a job's id in a tag
 RUNS_AT_A_TIME = {"cpu": 2, "gpu": 1}  # of a worker on a machine of modest size: onboarding may take some gigabytes
 ANSWER_SECONDS = 5.0
-MOST_RUNS = 200  # of a server's answer
+MOST_RUNS = 200  # in a server's answer
 LATEST_RUNS = 20
-TAG = "headstart"  # of our deployments and so of their runs: what is not ours is left alone
+TAG = "headstart"  # of its deployments, and so of their runs; everything else on a server is left alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,25 @@ class Run:
     is_final: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LatestRun:
+    """A run of any deployment of headstart."""
+
+    run: str  # id
+    name: str
+    state: str
+    began: str | None  # ISO 8601
+    seconds: float
+    message: str
+
+
 def get_server(otherwise: str = "") -> str:
-    """Return the URL of the Prefect server that is set, if it answers; `otherwise` says how to do without.
+    """Return the URL of the Prefect server that is set, if it answers; `otherwise` says how to do without one.
 
     Raises
     ------
     ServerUnreachableError
-        When none is named or it does not answer.
+        None is named, or it does not answer.
     """
     url = prefect_url()
     if not url:
@@ -80,7 +92,7 @@ def get_server(otherwise: str = "") -> str:
 
 
 def find_problem(url: str) -> str | None:
-    """Say why a server does not answer. Not through Prefect: its client goes on trying for a minute."""
+    """Say why a server does not answer; None if it does. Not through Prefect: its client tries for a minute."""
     try:
         urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
     except HTTPError:
@@ -89,20 +101,20 @@ def find_problem(url: str) -> str | None:
         # a certificate that only Prefect's settings know
         return None if isinstance(error.reason, ssl.SSLError) else str(error.reason)
     except (ValueError, InvalidURL):  # whose words may quote a password
-        return "it is no URL"
+        return "it is not a URL"
     except (OSError, HTTPException) as error:
         return str(error)
     return None
 
 
 def hide_password(url: str) -> str:
-    """Leave out what a URL says before the @, for people and logs."""
+    """Leave out the user and password of a URL, for people and logs."""
     return re.sub(r"//[^/@]*@", "//", url)
 
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn what Prefect's client raises into an error of ours."""
+    """Turn what Prefect's client raises into an error of headstart."""
     import httpx
 
     try:
@@ -119,17 +131,14 @@ def explained(url: str) -> Iterator[None]:
         ) from error
     except httpx.HTTPError as error:
         raise ServerUnreachableError(
-            f"The Prefect server at {hide_password(url)} went away ({type(error).__name__}). Try again when it is back."
+            f"The Prefect server at {hide_password(url)} stopped answering ({type(error).__name__}). Try again later."
         ) from error
 
 
-# ── runs of jobs ─────────────────────────────────────────────────────────────────────────────────
-
-
 def find_runs(url: str, workspace: str, job: str | None = None) -> list[Run]:
-    """Find the runs of a job of a workspace, or the latest of all its jobs; the newest attempt of a job is the first.
+    """Find the runs of a job, or the latest of all jobs of a workspace; the newest attempt of a job is the first.
 
-    Other workspaces on the same server may have the same job, if they have the same pictures.
+    Another workspace on the same server has a job of the same id if it has the same pictures.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterTags
@@ -149,7 +158,7 @@ def find_runs(url: str, workspace: str, job: str | None = None) -> list[Run]:
 
 
 def _parse_run(run: FlowRun) -> Run | None:
-    """Read a run of a job; None for one that somebody started in Prefect itself, without our tag."""
+    """Read a run of a job; None for one that was started in Prefect itself, without the job's tag."""
     job = next((tag.removeprefix(JOB_TAG) for tag in run.tags if tag.startswith(JOB_TAG)), None)
     if job is None:
         return None
@@ -167,8 +176,8 @@ def _parse_run(run: FlowRun) -> Run | None:
     )
 
 
-def find_latest(url: str, number: int = LATEST_RUNS) -> list[dict[str, Any]]:
-    """Find the newest runs of all our deployments that are due, as plain rows; the newest is the first."""
+def find_latest(url: str, number: int = LATEST_RUNS) -> list[LatestRun]:
+    """Find the newest runs of all deployments of headstart whose time has come; the newest is the first."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterExpectedStartTime, FlowRunFilterTags
     from prefect.client.schemas.sorting import FlowRunSort
@@ -181,20 +190,20 @@ def find_latest(url: str, number: int = LATEST_RUNS) -> list[dict[str, Any]]:
     with explained(url), get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=due, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=number)
     return [
-        {
-            "run": str(run.id),
-            "name": run.name,
-            "state": (run.state and run.state.name) or "unknown",
-            "began": run.start_time and run.start_time.isoformat(timespec="seconds"),
-            "seconds": round(run.total_run_time.total_seconds(), 1),
-            "message": (run.state and run.state.message) or "",
-        }
+        LatestRun(
+            run=str(run.id),
+            name=run.name,
+            state=(run.state and run.state.name) or "unknown",
+            began=run.start_time.isoformat(timespec="seconds") if run.start_time else None,
+            seconds=round(run.total_run_time.total_seconds(), 1),
+            message=(run.state and run.state.message) or "",
+        )
         for run in found
     ]
 
 
 def attempt_key(workspace: str, job: str, attempt: int) -> str:
-    """Name an attempt for ever: asked for again, the server finds its run."""
+    """Name an attempt; asked for a run of this name again, the server returns the one it has."""
     return f"{job}-{fingerprint(os.path.abspath(workspace))[:8]}-{attempt}"
 
 
@@ -204,7 +213,7 @@ def next_attempt(url: str, workspace: str, job: str) -> int:
     Raises
     ------
     ConflictError
-        When one of its runs may still end well.
+        One of its runs has not ended.
     """
     runs = find_runs(url, workspace, job)
     for run in runs:
@@ -227,8 +236,6 @@ def cancel_runs(url: str, workspace: str, job: str) -> list[Run]:
             client.set_flow_run_state(run_id, State(type=StateType.CANCELLING))
     return [run for run in find_runs(url, workspace, job) if run.id in asked]
 
-
-# ── the end of a run ─────────────────────────────────────────────────────────────────────────────
 
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_AWAY = 600.0  # of a server that is started again, or moved

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from flows.finetuning.results import JobEnd, SavedModel
-from flows.service.client import Run, cancel_runs, find_latest, find_problem, find_runs, hide_password
+from flows.service.client import LatestRun, Run, cancel_runs, find_latest, find_problem, find_runs, hide_password
 from flows.settings import prefect_url
 from pipeline.decision.finetuned import JobAsked, JobStatus
 from pipeline.errors import DamagedError, HeadstartError, NotFoundError
@@ -48,7 +47,7 @@ class JobList:
     workspace: str
     server: str | None
     jobs: tuple[JobRow, ...]
-    runs: tuple[Mapping[str, object], ...]  # the latest on the server, of any kind
+    runs: tuple[LatestRun, ...]  # on the server, of any kind; the newest is the first
 
 
 @dataclass(frozen=True, slots=True)
