@@ -78,6 +78,7 @@ def test_only_problems_raise_an_error_and_a_server_that_is_down_raises_its_own()
         doctor.raise_problems(report(disk="problem", server="problem"))
 
 
+@pytest.mark.prefect
 def test_for_people_a_check_is_a_row_and_its_advice_stands_below(headstart, workspace):
     found = headstart("doctor", "--workspace", workspace, PREFECT_API_URL="")
     row, below = next(
@@ -272,6 +273,7 @@ def stub():
     server.server_close()
 
 
+@pytest.mark.prefect
 def test_a_server_that_is_down_gives_exit_code_7_and_no_password(headstart, workspace):
     url = "http://ops:s3cr:et@localhost/api"  # without a port: urllib's message quotes what stands after a colon
     found = headstart("doctor", "--json", "--workspace", workspace, PREFECT_API_URL=url)
@@ -283,6 +285,7 @@ def test_a_server_that_is_down_gives_exit_code_7_and_no_password(headstart, work
         assert secret not in found.stdout + found.stderr
 
 
+@pytest.mark.prefect
 def test_a_server_that_wants_credentials_is_a_problem_that_says_where_they_go(headstart, workspace, stub):
     found = headstart(
         "doctor", "--json", "--workspace", workspace, PREFECT_API_URL=stub, PREFECT_API_AUTH_STRING="ops:wr0ngpw"
