@@ -1,11 +1,16 @@
 """When artifacts are written, and what of; what Prefect then shows is in test_jobs."""
 
+from dataclasses import asdict
+
 import httpx
 import numpy as np
 import pytest
 
 from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, artifact_key, figures
+from pipeline.decision.finetuned import JobStatus
 from pipeline.evaluation.classes import evaluate
+from pipeline.jsonable import to_json
+from tests import factories
 
 pytestmark = pytest.mark.prefect
 
@@ -30,22 +35,22 @@ def written(monkeypatch):
     return found
 
 
-def a_row(epoch):
-    return {"epoch": epoch, "num_epochs": 8, "val_accuracy": 0.5}
+def a_status(epoch):
+    return JobStatus(**asdict(factories.a_curve(8)[epoch]), arm="fine-tune", num_epochs=8)
 
 
 def test_epochs_that_follow_each_other_quickly_are_written_together(written):
     clock = Clock()
     curve = CurveArtifacts("flowers", Showcase(print), clock)
     for clock.now, epoch in ((0.0, 1), (4.0, 2), (9.9, 3), (10.0, 4), (12.0, 5)):
-        curve.add(a_row(epoch))
+        curve.add(a_status(epoch))
     assert written == [1, 12.5, 4, 50.0]
 
 
 def test_the_whole_curve_is_written_at_the_end_whenever_that_is(written):
     curve = CurveArtifacts("flowers", Showcase(print), Clock())
-    curve.add(a_row(7))
-    curve.finish([a_row(epoch) for epoch in range(8)])
+    curve.add(a_status(7))
+    curve.finish([to_json(a_status(epoch)) for epoch in range(8)])
     assert written == [1, 87.5, 8, 100.0]
 
 
@@ -56,7 +61,7 @@ def test_a_server_that_is_away_costs_a_warning_and_not_the_training(monkeypatch)
     monkeypatch.setattr("flows.service.artifacts.TableArtifact.create", fail)
     monkeypatch.setattr("flows.service.artifacts.ProgressArtifact.create", fail)
     warnings = []
-    CurveArtifacts("flowers", Showcase(warnings.append)).add(a_row(1))
+    CurveArtifacts("flowers", Showcase(warnings.append)).add(a_status(1))
     assert ["the run goes on" in warning for warning in warnings] == [True, True]
 
 
