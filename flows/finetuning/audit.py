@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_audit(request: AuditRequest) -> JobPlan[AuditResult]:
-    """Name the job that a request means, and find how it ended if it has. Loads nothing heavy."""
+    """Name the job that a request means; raises as `plan_job` does. Loads nothing heavy."""
     epochs = request.epochs
     return plan_job(request.workspace, request.name, "audit", lambda num: plan_finetuning(num, epochs), AuditResult)
 
@@ -36,15 +36,7 @@ def audit(
     log: Callable[[str], None] = logger.info,
     on_epoch: Callable[[JobStatus], None] = lambda status: None,
 ) -> AuditResult:
-    """Run every strategy within the budget.
-
-    Raises
-    ------
-    CancelledError
-        The audit was asked to stop. Start it again to continue.
-    ConflictError
-        Another process is running it.
-    """
+    """Run every strategy within the budget, or find how that ended; raises as `finetune` does."""
     plan, listeners = find_audit(request), Listeners(progress, log, on_epoch)
     return run_job(plan, lambda job: _run(plan, job, listeners, request.checkpoint_seconds))
 

@@ -39,13 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_job(request: FinetuneRequest) -> JobPlan[FinetuneResult]:
-    """Name the job that a request means, and find how it ended if it has. Loads nothing heavy.
-
-    Raises
-    ------
-    NotFoundError
-        There is no head to start from.
-    """
+    """Name the job that a request means; raises as `plan_job` does. Loads nothing heavy."""
 
     def choose(num_train: int) -> Schedule:
         planned = plan_finetuning(num_train, request.epochs)
@@ -60,15 +54,7 @@ def finetune(
     log: Callable[[str], None] = logger.info,
     on_epoch: Callable[[JobStatus], None] = lambda status: None,
 ) -> FinetuneResult:
-    """Run a job, continue it, or find how it ended.
-
-    Raises
-    ------
-    CancelledError
-        The job was asked to stop. Start it again to continue.
-    ConflictError
-        Another process is running it.
-    """
+    """Train the whole network, or find how that ended; raises as `plan_job`, `prepare` and `run_job` do."""
     plan, listeners = find_job(request), Listeners(progress, log, on_epoch)
     return run_job(plan, lambda job: _run(plan, job, listeners, request.checkpoint_seconds))
 
