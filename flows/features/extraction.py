@@ -11,6 +11,7 @@ from flows.features.forward import compute
 from flows.progress import Quiet
 from flows.stopwatch import stage
 from pipeline.images.views import ORIGINAL, view_names
+from pipeline.report.record import FeatureSummary
 from pipeline.types import BackboneSpec, Image, Manifest, Progress, Rejected
 from storage.datasets.manifests import DatasetRef, read_manifest
 from storage.features.store import FeatureStore
@@ -43,6 +44,20 @@ class Extracted:
     num_rows: int  # of features that training and evaluation use: pictures, and views of training pictures
     num_computed: int  # of these rows, in this run
     rejected: tuple[Rejected, ...]  # files that are no usable pictures, found by header or on decoding
+
+
+def summarize_features(spec: BackboneSpec, extracted: Extracted) -> FeatureSummary:
+    """Say where features came from, for the record and the answer."""
+    return FeatureSummary(
+        num_images=extracted.num_images,
+        num_views=extracted.num_views,
+        num_computed=extracted.num_computed,
+        num_reused=extracted.num_rows - extracted.num_computed,
+        num_rejected=len(extracted.rejected),
+        backbone=spec.name,
+        space=spec.space().id,
+        taps=tuple(tap.name for tap in spec.taps),
+    )
 
 
 def extract(

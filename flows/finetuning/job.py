@@ -9,28 +9,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flows import stopwatch
 from flows.features.extraction import Extracted
 from flows.finetuning.ground import JobPlan, Listeners, open_arms, plan_job, prepare, run_job
 from flows.finetuning.results import Figures, FinetuneResult, SavedModel
 from flows.onboarding.quoting import remember_rate
-from flows.onboarding.training import NUM_CERTIFIED, package_versions, summarize_features
 from flows.requests import FinetuneRequest
 from flows.stopwatch import stage
 from flows.versions.promote import Verdict, pin_serving, settle
-from pipeline.dataset.split import sample_images
+from flows.versions.save import NewModel, save_model
 from pipeline.decision.finetuned import FinetuneReport, JobStatus
 from pipeline.decision.schedule import Schedule, plan_finetuning
 from pipeline.finetuning.inputs import FinetuneInputs, labels_of
 from pipeline.jsonable import from_json, to_json
-from pipeline.report.record import ModelRef, Provenance, build_record
+from pipeline.report.record import ModelRef
 from pipeline.types import Progress
 from storage.jobs.folder import Job
-from storage.models.bundles import MODEL_FILE, write_bundle_files
-from storage.models.versions import find_by_request, new_version, one_at_a_time
+from storage.models.versions import find_by_request, one_at_a_time
 
 if TYPE_CHECKING:
     from pipeline.finetuning.arms import BestArm
@@ -86,35 +82,29 @@ def _run(plan: JobPlan[FinetuneResult], job: Job, listeners: Listeners, checkpoi
 
 def _deliver(plan: JobPlan[FinetuneResult], inputs: FinetuneInputs, extracted: Extracted, best: BestArm) -> ModelRef:
     """Evaluate, certify and save a model that has passed its gate."""
-    from pipeline.delivery.model import certify, frame, write_model
+    from pipeline.delivery.model import frame
     from pipeline.evaluation.classes import evaluate
     from pipeline.finetuning.scoring import predict_images
-    from pipeline.report.page import render_report
 
-    manifest, test_on, read = inputs.manifest, inputs.test_on, inputs.read
+    manifest, test_on = inputs.manifest, inputs.test_on
     with stage("evaluate"):
-        probabilities = predict_images(best.network, test_on, read, best.recipe)
+        probabilities = predict_images(best.network, test_on, inputs.read, best.recipe)
         metrics = evaluate(labels_of(test_on), probabilities, manifest.classes, inputs.test_split)
-    with new_version(plan.workspace, plan.asked.dataset) as bundle:
-        with stage("save"):
-            write_model(frame(best.network, best.recipe), bundle.folder / MODEL_FILE)
-        with stage("certify"):
-            chosen = sample_images(test_on, NUM_CERTIFIED)
-            rows = [test_on.index(image) for image in chosen]
-            certificate = certify(bundle.folder / MODEL_FILE, chosen, read, best.recipe, probabilities, rows)
-        facts = Provenance(
-            request=plan.id,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            certificate=certificate,
-            features=summarize_features(inputs.spec, extracted),
-            finetune=best.report,
-            seconds=stopwatch.seconds(),
-            versions=package_versions(),
-        )
-        spec = replace(inputs.spec, recipe=best.recipe)
-        bundle.record = build_record(manifest, inputs.plan, spec, best.head, metrics, extracted.rejected, facts)
-        write_bundle_files(bundle.folder, manifest.classes, best.recipe, render_report(bundle.record))
-    return bundle.ref
+    made = NewModel(
+        request=plan.id,
+        manifest=manifest,
+        plan=inputs.plan,
+        spec=inputs.spec,
+        recipe=best.recipe,
+        extracted=extracted,
+        head=best.head,
+        build=lambda: frame(best.network, best.recipe),
+        test_on=test_on,
+        probabilities=probabilities,
+        metrics=metrics,
+        finetune=best.report,
+    )
+    return save_model(plan.workspace, made)
 
 
 def _result(

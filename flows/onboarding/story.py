@@ -18,11 +18,11 @@ from flows import stopwatch
 from flows.documents import SCHEMA_VERSION
 from flows.features import extraction
 from flows.features.backbone import find_backbone
-from flows.features.extraction import Extracted, pack_features
+from flows.features.extraction import Extracted, pack_features, summarize_features
 from flows.onboarding import decide, scan, training
 from flows.onboarding.quoting import quote_plan
 from flows.onboarding.ranking import choose_backbone
-from flows.onboarding.training import Trained, summarize_features
+from flows.onboarding.training import Trained
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import AUTO, check_choice
 from pipeline.decision.nouns import Plan, RankedBackbone

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
-from flows import stopwatch
 from flows.features.extraction import Extracted
 from flows.features.fitting import fit, held_out, read_taps
-from flows.features.forward import reader
 from flows.onboarding import quoting
 from flows.stopwatch import stage
 from flows.versions.promote import Verdict, pin_serving, settle
-from pipeline.dataset.split import sample_images
+from flows.versions.save import NewModel, save_model
 from pipeline.decision.nouns import Plan
 from pipeline.decision.reconsider import reconsider
 from pipeline.fingerprint import fingerprint
 from pipeline.images.views import ORIGINAL, view_names
-from pipeline.report.record import FeatureSummary, ModelRef, Provenance, build_record
+from pipeline.report.record import ModelRef
 from pipeline.types import BackboneSpec, Head, Image, Manifest
 from storage.datasets.manifests import DatasetRef, read_manifest
-from storage.models.bundles import MODEL_FILE, write_bundle_files
-from storage.models.versions import find_by_request, new_version, one_at_a_time
+from storage.models.versions import find_by_request, one_at_a_time
 from storage.workspace import Workspace
 
-NUM_CERTIFIED = 8  # pictures on which a delivered model is compared with the cached path
 # by `manifest.exclusive`; raised when a change of the code gives another model for the same features
 HEAD_VERSIONS = {True: 3, False: 4}
 
@@ -71,10 +64,9 @@ def _make(
     fit_on = [image for image in images if image.split == "train"]
     test_on, test_split = held_out(images)
     with stage("imports"):
-        from pipeline.delivery.model import build_model, certify, write_model
+        from pipeline.delivery.model import build_model
         from pipeline.heads.fit import head_probabilities
         from pipeline.heads.labels import truth_of
-        from pipeline.report.page import render_report
     views = (ORIGINAL, *view_names(extracted.num_views))
     with stage("train"):
         taps = [tap for tap in spec.taps if tap.name in plan.taps]
@@ -86,29 +78,22 @@ def _make(
         tested = read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
         probabilities = head_probabilities(head, tested)
         metrics = truth_of(manifest, test_on).evaluate(probabilities, manifest.classes, head.thresholds, test_split)
-    with new_version(workspace, manifest.dataset) as bundle:
-        model_file = bundle.folder / MODEL_FILE
-        with stage("save"):
-            write_model(build_model(spec, head), model_file)
-        with stage("certify"):
-            chosen = sample_images(test_on, NUM_CERTIFIED)
-            rows = [test_on.index(image) for image in chosen]
-            proof = (probabilities, rows, head.thresholds)
-            certificate = certify(model_file, chosen, reader(manifest), spec.recipe, *proof)
-        facts = Provenance(
-            request=request,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            certificate=certificate,
-            features=summarize_features(spec, extracted),
-            learning_curve=curve,
-            quote_scored=quoting.score(workspace, spec, plan, extracted),
-            seconds=stopwatch.seconds(),
-            versions=package_versions(),
-        )
-        bundle.record = build_record(manifest, plan, spec, head, metrics, extracted.rejected, facts)
-        report = render_report(bundle.record)
-        write_bundle_files(bundle.folder, manifest.classes, spec.recipe, report, head.thresholds)
-    return bundle.ref, head
+    made = NewModel(
+        request=request,
+        manifest=manifest,
+        plan=plan,
+        spec=spec,
+        recipe=spec.recipe,
+        extracted=extracted,
+        head=head,
+        build=lambda: build_model(spec, head),
+        test_on=test_on,
+        probabilities=probabilities,
+        metrics=metrics,
+        learning_curve=curve,
+        score_quote=lambda: quoting.score(workspace, spec, plan, extracted),
+    )
+    return save_model(workspace, made), head
 
 
 def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSpec, plan: Plan, num_views: int) -> str:
@@ -133,22 +118,3 @@ def _images_part(manifest: Manifest, images: Sequence[Image]) -> dict[str, Any]:
     if manifest.exclusive:
         return {"images": sorted((image.digest.hex(), image.label, image.split) for image in images)}
     return {"images": sorted((image.digest.hex(), image.labels, image.split) for image in images), "exclusive": False}
-
-
-def package_versions() -> dict[str, str]:
-    packages = ("headstart", "tensorflow", "keras", "openvino", "h5py", "scikit-learn", "numpy", "pillow")
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}
-
-
-def summarize_features(spec: BackboneSpec, extracted: Extracted) -> FeatureSummary:
-    """Say where features came from, for the record and the answer."""
-    return FeatureSummary(
-        num_images=extracted.num_images,
-        num_views=extracted.num_views,
-        num_computed=extracted.num_computed,
-        num_reused=extracted.num_rows - extracted.num_computed,
-        num_rejected=len(extracted.rejected),
-        backbone=spec.name,
-        space=spec.space().id,
-        taps=tuple(tap.name for tap in spec.taps),
-    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.decision.nouns import Plan, RankedBackbone, Similarity, Size
+from pipeline.decision.nouns import Plan, RankedBackbone, Similarity
 from pipeline.report.markdown import bullets, section, table, text
-from pipeline.report.record import HeadSummary, ModelRecord
+from pipeline.report.record import ModelRecord
 
 
 def why(record: ModelRecord) -> str:
@@ -24,9 +24,10 @@ def similarity_section(similarity: Similarity) -> str:
     similar, different = similarity.limits
     return section(
         "Similarity",
-        f"{text(similarity.verdict).capitalize()}, measured on {similarity.num_images:,} pictures with "
-        f"{text(similarity.measured_with)}{_interval(similarity)}. Similar below {similar}, different above "
-        f"{different}. Early layers see blur, sensor and size; late layers see what is shown.",
+        f"{text(similarity.verdict).capitalize()}: D_BN is {similarity.distance:.3f}{_interval(similarity)}, measured "
+        f"on {similarity.num_images:,} pictures with {text(similarity.measured_with)}. Data are similar "
+        f"below {similar} and different above {different}. Early layers see blur, sensor and size; "
+        "late layers see what is shown.",
         "",
         *table(("layers", "D_BN (nats)"), [(label, f"{value:.3f}") for label, value in depths]),
         *_neighbours(similarity),
@@ -37,7 +38,7 @@ def _interval(similarity: Similarity) -> str:
     if not similarity.interval:
         return ""
     low, high = similarity.interval
-    return f" (95 %: {low:.3f} to {high:.3f})"
+    return f" (95 % interval {low:.3f} to {high:.3f})"
 
 
 def _neighbours(similarity: Similarity) -> list[str]:
@@ -62,52 +63,12 @@ def backbones_section(backbones: Sequence[RankedBackbone]) -> str:
         )
         for row in backbones
     ]
-    columns = ("backbone", "leave-one-out squared error", "log evidence", "not tried because")
+    columns = ("backbone", "leave-one-out squared error", "log evidence", "why it was not tried")
     return section("Backbones", *table(columns, rows))
 
 
-def size_section(size: Size) -> str:
-    return section(
-        "Size",
-        f"{text(size.verdict).capitalize()}: {size.num_train:,} training pictures of "
-        f"{size.num_classes:,} classes, {size.smallest_class:,} in the smallest.",
-    )
-
-
-def head_section(head: HeadSummary) -> str:
-    of_labels = head.activation == "sigmoid"
-    chosen = {row.tap for row in head.taps}
-    rows = [
-        (
-            row.tap,
-            "yes" if row.tap in chosen else "",
-            f"{row.share:.2f}" if row.share else "",
-            f"{row.logme:.3f}",
-            f"{1 - row.loo_error:.3f}" if of_labels else f"{row.loo_error:.1%}",
-            f"{row.penalty:.3g}",
-        )
-        for row in head.evidence
-    ]
-    figure = "mAP" if of_labels else "error"
-    return section(
-        "Head",
-        head_figures(head),
-        "",
-        *table(("tap", "chosen", "share", "log evidence", f"leave-one-out {figure}", "penalty"), rows),
-    )
-
-
-def head_figures(head: HeadSummary) -> str:
-    if head.activation == "sigmoid":
-        return f"Leave-one-out mAP {1 - head.loo_error:.3f}, log loss {head.loo_log_loss:.3f} nats a label."
-    return (
-        f"Leave-one-out error {head.loo_error:.1%}, log loss {head.loo_log_loss:.3f} nats, "
-        f"temperature {head.temperature:.1f}."
-    )
-
-
 def quadrant(plan: Plan) -> list[str]:
-    """Draw the four cases as a table, the one that it is in bold; here only: text that is markup."""
+    """Draw the four cases as a table, with the plan's case in bold. Only this text is markup."""
     titles = {
         1: "1: a head on the top features",
         2: "2: a head on earlier features",
@@ -128,15 +89,15 @@ def quadrant(plan: Plan) -> list[str]:
 
 
 def decision(plan: Plan) -> str:
-    """Show every signal with its boundary, what was changed, and what was not taken."""
+    """Show every signal with its boundary, and why the other strategies were not chosen."""
     rows = [
         (row.name, f"{row.value:,.4g}", f"{row.threshold:,.4g}", f"{row.margin:+,.4g}", row.says)
         for row in plan.signals
     ]
     verdict = (
-        f"The textbook's table says {text(plan.textbook)}, and so it is."
+        f"The table of the four cases says {text(plan.textbook)}, and that is the strategy."
         if plan.strategy == plan.textbook
-        else f"The textbook's table says {text(plan.textbook)}; the strategy is {text(plan.strategy)}."
+        else f"The table of the four cases says {text(plan.textbook)}; the strategy is {text(plan.strategy)}."
     )
     return section(
         "Decision",
@@ -146,18 +107,20 @@ def decision(plan: Plan) -> str:
         "",
         *table(("signal", "measured", "boundary", "margin", "meaning"), rows),
         "",
-        "Not taken:",
+        "Not chosen:",
         "",
         *bullets(f"{item.strategy}: {item.why_not}." for item in plan.alternatives),
     )
 
 
 def quote_section(record: ModelRecord) -> str:
-    """Show what was predicted beside what came."""
+    """Show the predicted cost beside the actual one."""
     if not record.quote_scored:
         return ""
     rows = [
         (what, f"{row['predicted']:.2f}", f"{row['actual']:.2f}", f"{row['ratio']:.2f}" if row["ratio"] else "")
         for what, row in record.quote_scored.items()
     ]
-    return section("Quote", *table(("up to the head", "predicted", "actual", "actual / predicted"), rows))
+    return section(
+        "Predicted and actual cost", *table(("up to the head", "predicted", "actual", "actual / predicted"), rows)
+    )

@@ -15,8 +15,11 @@ def label_metrics(metrics: LabelMetrics) -> str:
         ("log loss (nats a label)", f"{metrics.log_loss:.4f}"),
         ("expected calibration error", f"{metrics.ece:.4f}"),
     )
-    note = "mAP ranks pictures by probability, label by label; a label is given where its probability reaches its own"
-    return section("Metrics", f"{note} threshold.", "", *table(("metric", "value"), rows))
+    note = (
+        "mAP says how well the probability of each label ranks the pictures. A label is given if its probability "
+        "reaches the label's threshold."
+    )
+    return section("Metrics", note, "", *table(("metric", "value"), rows))
 
 
 def label_table(metrics: LabelMetrics) -> str:

@@ -6,16 +6,14 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.decision.finetuned import Curve, FinetuneReport, best_epoch
 from pipeline.decision.plan import describe_case
-from pipeline.report.curves import layers_section, learning_curve_section
 from pipeline.report.decision import (
     backbones_section,
     decision,
-    head_section,
     quote_section,
     similarity_section,
-    size_section,
     why,
 )
+from pipeline.report.head import head_section, learning_curve_section
 from pipeline.report.labels import label_metrics, label_table
 from pipeline.report.markdown import bullets, capped, section, table, text
 from pipeline.report.record import DataSummary, FeatureSummary, HeadSummary, ModelRecord
@@ -29,36 +27,27 @@ def render_report(record: ModelRecord) -> str:
     """Return the page. Class names and paths are the user's: they are escaped, and the page is valid UTF-8."""
     plan, metrics = record.plan, record.metrics
     sections = (
-        _title(record),
-        _verdict(record),
+        _summary(record),
+        _usage(record),
+        *_results(metrics, record.head),
         why(record),
         decision(plan),
         similarity_section(plan.similarity),
-        size_section(plan.size),
         backbones_section(plan.backbones),
         head_section(record.head),
-        layers_section(record),
         learning_curve_section(record),
         _finetune(record.finetune) if record.finetune else "",
-        *_results(metrics, record.head),
         _certificate(record),
         _data(record.data),
         _features(record.features),
         quote_section(record),
         _seconds(record.seconds),
-        _lineage(record),
-        _usage(record),
+        _versions(record),
     )
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _title(record: ModelRecord) -> str:
-    if not record.model_version:
-        return f"# {text(record.dataset)}"
-    return f"# {text(record.name)}@{record.model_version}\n\nMade {text(record.created)}."
-
-
-def _verdict(record: ModelRecord) -> str:
+def _summary(record: ModelRecord) -> str:
     plan, metrics = record.plan, record.metrics
     if isinstance(metrics, LabelMetrics):
         low, high = metrics.map_interval
@@ -66,24 +55,44 @@ def _verdict(record: ModelRecord) -> str:
     else:
         low, high = metrics.accuracy_interval
         figure = f"Accuracy {metrics.accuracy:.1%}** (95 % interval {low:.1%} to {high:.1%})"
-    return (
-        f"Case {plan.case}: {describe_case(plan.case)}. The strategy is {text(plan.strategy)}. "
-        f"**{figure} on {metrics.num_images:,} {text(metrics.split)} pictures."
+    kind = "The whole network was fine-tuned from a head on" if record.finetune else "It is a head on the frozen"
+    return "\n\n".join(
+        (
+            f"# {text(record.name)}@{record.model_version}",
+            f"**{figure} on {metrics.num_images:,} {text(metrics.split)} pictures.",
+            f"{kind} features of {text(record.backbone.name)}, made from {plan.size.num_train:,} training pictures of "
+            f"{plan.size.num_classes:,} classes on {text(record.created)}. Case {plan.case}: "
+            f"{describe_case(plan.case)}. The strategy is {text(plan.strategy)}.",
+        )
+    )
+
+
+def _usage(record: ModelRecord) -> str:
+    return section(
+        "How to use it",
+        f"    headstart predict {record.name}@{record.model_version} PICTURE...",
+        "",
+        "or, in Python, in the folder of this report:",
+        "",
+        '    model = keras.models.load_model("model.keras")',
+        "",
+        "The model takes decoded RGB pictures of any size, values 0 to 255, and returns a probability for each of "
+        f"the {len(record.data.classes):,} names in classes.json.",
     )
 
 
 def _finetune(tuned: FinetuneReport) -> str:
     schedule, scratch, mirror = tuned.schedule, tuned.scratch, tuned.mirror
-    mirrored = "are mirrored too" if mirror.used else "are not mirrored"
+    mirrored = "are also mirrored" if mirror.used else "are not mirrored"
     lines = [
-        f"Started from the head of version {tuned.started_from.version}, fitted again without the validation "
-        f"pictures: {tuned.num_fit:,} to train on, {tuned.num_validation:,} to validate on.",
+        f"It started from the head of version {tuned.started_from.version}, fitted again without the validation "
+        f"pictures: {tuned.num_fit:,} pictures to train on, {tuned.num_validation:,} to validate on.",
         "",
         *bullets(
             [
                 tuned.gate.reason,
-                f"Pictures {mirrored}: the head gets {mirror.mirrored_accuracy:.1%} right in a mirror, "
-                f"{mirror.accuracy:.1%} without.",
+                f"Training pictures {mirrored}: before training, {mirror.accuracy:.1%} of the validation pictures were "
+                f"right, and {mirror.mirrored_accuracy:.1%} of their mirror images.",
                 f"AdamW, learning rate up to {schedule.learning_rate:g}, batches of {schedule.batch_size}, "
                 f"{schedule.epochs} epochs at most, {tuned.precision}.",
                 *([scratch.race.reason] if scratch else []),
@@ -141,16 +150,16 @@ def _calibration(metrics: Metrics, head: HeadSummary) -> Iterable[str]:
     if not highest:
         return []
     said = (
-        f"Were every probability exactly right, chance alone would make a calibration error of {mean:.4f} on "
-        f"{metrics.num_images:,} pictures, and above {highest:.4f} once in twenty times."
+        f"With exact probabilities, chance alone would give a calibration error of {mean:.4f} on "
+        f"{metrics.num_images:,} pictures, and more than {highest:.4f} in one of twenty such sets."
     )
     if metrics.ece > highest:
         said += (
-            f" The error here is more: the probabilities were fitted on held-out training pictures, with a log loss of "
+            f" The error here is larger. The probabilities were fitted on held-out training pictures; the log loss is "
             f"{head.loo_log_loss:.3f} nats there and {metrics.log_loss:.3f} here."
         )
         if metrics.log_loss > head.loo_log_loss:
-            said += " The pictures scored are harder than those trained on, and no figure of the latter can tell."
+            said += " The pictures scored are harder than the training pictures; no figure of the training shows that."
     return ["", said]
 
 
@@ -185,17 +194,17 @@ def _matrix(metrics: Metrics) -> str:
 def _certificate(record: ModelRecord) -> str:
     proof = record.certificate
     verdict = "Passed" if proof.passed else "**Failed**"
-    same = "class" if record.data.exclusive else "labels"
+    same = "class" if record.data.exclusive else "set of labels"
     return section(
         "Certificate",
-        f"{verdict}: on {proof.num_images:,} pictures the saved model and the cached path differ by at "
-        f"most {proof.max_difference:.2g} (tolerance {proof.tolerance:.2g}) and name the same {same} for "
-        f"{proof.argmax_agreement:.1%}.",
+        f"{verdict}: on {proof.num_images:,} pictures the saved model was compared with what was evaluated. "
+        f"Probabilities differ by at most {proof.max_difference:.2g} (tolerance {proof.tolerance:.2g}); the {same} is "
+        f"the same for {proof.argmax_agreement:.1%}.",
     )
 
 
 def _data(data: DataSummary) -> str:
-    facts = [f"{data.num_files:,} files, {data.num_duplicates:,} of them duplicates", *data.notes]
+    facts = [f"{data.num_files:,} files in {data.root}, {data.num_duplicates:,} of them duplicates.", *data.notes]
     rejected = [(item.path, item.reason) for item in data.rejected]
     table = ["", *capped(("left out", "reason"), rejected, "files")] if rejected else []
     return section("Data", *bullets(facts), *table)
@@ -204,10 +213,9 @@ def _data(data: DataSummary) -> str:
 def _features(features: FeatureSummary) -> str:
     return section(
         "Features",
-        f"{features.num_images:,} pictures through {text(features.backbone)}: "
-        f"{features.num_computed:,} computed, {features.num_reused:,} reused, "
-        f"{features.num_rejected:,} rejected. Taps: {text(', '.join(features.taps))}. "
-        f"Space: {text(features.space)}.",
+        f"{features.num_images:,} pictures through {text(features.backbone)}: {features.num_computed:,} rows computed, "
+        f"{features.num_reused:,} reused; {features.num_rejected:,} files left out. "
+        f"Taps: {text(', '.join(features.taps))}. Feature space: {text(features.space)}.",
     )
 
 
@@ -215,24 +223,11 @@ def _seconds(seconds: Mapping[str, float]) -> str:
     return section("Time", *table(("stage", "seconds"), [(name, f"{value:.2f}") for name, value in seconds.items()]))
 
 
-def _lineage(record: ModelRecord) -> str:
+def _versions(record: ModelRecord) -> str:
     rows = [
         *record.versions.items(),
         ("manifest", record.data.fingerprint),
         ("request", record.request),
         *((f"{name} (SHA-256)", digest) for name, digest in record.files.items()),
     ]
-    return section("Lineage", *table(("what", "version or digest"), rows))
-
-
-def _usage(record: ModelRecord) -> str:
-    if not record.model_version:
-        return ""
-    return section(
-        "How to use it",
-        f"    headstart predict {record.name}@{record.model_version} PICTURE...",
-        "",
-        "or, in Python, in the folder of this report,",
-        "",
-        '    keras.models.load_model("model.keras")',
-    )
+    return section("Versions and files", *table(("what", "version or digest"), rows))

@@ -26,6 +26,8 @@ from pipeline.types import (
     TapKind,
 )
 
+ScoredQuote = Mapping[str, Mapping[str, float | None]]  # what was quoted -> predicted, actual and their ratio
+
 SCHEMA_VERSION = 1
 ONLY_IF_KNOWN = ("learning_curve", "quote_scored", "finetune")  # keys that a document lacks if there is no value
 
@@ -102,7 +104,7 @@ class Provenance:
     certificate: Certificate
     features: FeatureSummary
     learning_curve: LearningCurve | None = None
-    quote_scored: Mapping[str, Mapping[str, float | None]] | None = None  # predicted, actual and their ratio
+    quote_scored: ScoredQuote | None = None
     finetune: FinetuneReport | None = None  # of a fine-tuned network
     seconds: Mapping[str, float]  # by stage
     versions: Mapping[str, str]  # of packages

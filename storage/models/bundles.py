@@ -20,14 +20,11 @@ RECIPE_FORMAT = "headstart.recipe"
 VERSION = 1
 
 
-def write_bundle_files(
-    folder: Path, classes: Sequence[str], recipe: Recipe, report: str, thresholds: Sequence[float] = ()
-) -> None:
-    """Write everything of a bundle but the model file and the record; classes with thresholds exclude no other."""
+def write_bundle_files(folder: Path, classes: Sequence[str], recipe: Recipe, thresholds: Sequence[float] = ()) -> None:
+    """Write what is needed to predict with a model; classes with thresholds do not exclude each other."""
     document = {"classes": list(classes), **({"thresholds": list(thresholds)} if thresholds else {})}
     write_json(folder / CLASSES_FILE, document, CLASSES_FORMAT, VERSION)
     write_json(folder / RECIPE_FILE, {"recipe": asdict(recipe)}, RECIPE_FORMAT, VERSION)
-    (folder / REPORT_FILE).write_text(report, encoding="utf-8")
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,9 +21,10 @@ from pipeline.report.record import ModelRecord, ModelRef
 from storage.datasets.names import parse_dataset_name
 from storage.disk.atomic import explained, make_folder
 from storage.disk.documents import read_json, write_json
-from storage.disk.hashes import changed_files, hash_files
+from storage.disk.hashes import changed_files, hash_file, hash_files
 from storage.disk.locks import alone
 from storage.disk.staging import publish_folder, remove_at_once, scratch_folder
+from storage.models.bundles import REPORT_FILE
 from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ SERVING_VERSION = 1
 class NewVersion:
     """A bundle in the making: fill `folder` and set `record`; `ref` is there once it is committed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, render: Callable[[ModelRecord], str]) -> None:
+        self.folder, self._render = folder, render
         self.record: ModelRecord | None = None
         self._ref: ModelRef | None = None
 
@@ -57,16 +58,24 @@ class NewVersion:
             version = max(_versions(workspace, name), default=0) + 1
             final = workspace.model(name, version)
             record = replace(self.record, name=name, model_version=version, files=files)
+            (self.folder / REPORT_FILE).write_text(self._render(record), encoding="utf-8")
+            record = replace(record, files={**files, REPORT_FILE: hash_file(self.folder / REPORT_FILE)})
             write_json(self.folder / RECORD, record.to_json(), FORMAT, VERSION, workspace.staging)
             if publish_folder(self.folder, final, workspace.staging):  # else another process took the number
                 self._ref = read_ref(final)
 
 
 @contextmanager
-def new_version(workspace: Workspace, name: str) -> Iterator[NewVersion]:
+def new_version(workspace: Workspace, name: str, render: Callable[[ModelRecord], str]) -> Iterator[NewVersion]:
     """Make the next version of a model; after an error in the block nothing of it remains.
 
-    >>> with new_version(workspace, "flowers") as version:  # doctest: +SKIP
+    Parameters
+    ----------
+    render
+        Makes the report of a record that has its version and the digests of all other files. It is called again if
+        another process takes the number.
+
+    >>> with new_version(workspace, "flowers", render_report) as version:  # doctest: +SKIP
     ...     save(version.folder / "model.keras")
     ...     version.record = record
     >>> version.ref.version  # doctest: +SKIP
@@ -74,7 +83,7 @@ def new_version(workspace: Workspace, name: str) -> Iterator[NewVersion]:
     """
     name = parse_dataset_name(name)
     with scratch_folder(workspace.staging) as folder:
-        version = NewVersion(folder)
+        version = NewVersion(folder, render)
         yield version
         version._commit(workspace, name)
 

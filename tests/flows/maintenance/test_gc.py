@@ -11,6 +11,7 @@ import pytest
 from flows.maintenance.gc import parse_bytes, parse_limits, parse_seconds
 from flows.onboarding import story as steps
 from pipeline.errors import UsageError
+from pipeline.report.page import render_report
 from storage.jobs.folder import run_exclusively
 from storage.maintenance.garbage import Limits
 from storage.models.versions import get_model, list_models, new_version, promote
@@ -95,7 +96,7 @@ def test_versions_that_do_not_serve_go_where_a_number_to_keep_is_given(headstart
     workspace = Workspace.open(moved.workspace)
     record = get_model(workspace, "shapes@1").record
     for number in range(2, 8):
-        with new_version(workspace, "shapes") as version:
+        with new_version(workspace, "shapes", render_report) as version:
             (version.folder / "model.keras").write_bytes(b"%d" % number)
             version.record = replace(record, finetune=factories.a_finetuning() if number > 5 else None)
     promote(workspace, "shapes", 2, "It is better.")

@@ -58,9 +58,10 @@ def tables(page):
 
 def test_the_page_opens_with_the_model_and_the_verdict():
     page = render_report(a_record())
-    assert page.startswith("# flowers@3\n\nMade 2026-11-22T10:00:00+00:00.\n")
+    assert page.startswith("# flowers@3\n\n**Accuracy 91.7%** (95 % interval 88.0% to 94.3%) on 300 test pictures.\n")
     assert "Case 2: small, different from what the backbone has seen. The strategy is head-on-evidence." in page
-    assert "**Accuracy 91.7%** (95 % interval 88.0% to 94.3%) on 300 test pictures." in page
+    assert "It is a head on the frozen features of a_backbone, made from 1,000 training pictures of 3 classes" in page
+    assert "on 2026-11-22T10:00:00+00:00." in page
 
 
 def test_the_page_gives_every_reason():
@@ -76,8 +77,8 @@ def test_a_record_read_back_from_json_gives_the_same_page():
 
 
 def test_the_chosen_taps_are_marked():
-    rows = {row[0].strip(): row[1].strip() for table in tables(render_report(a_record())) for row in table}
-    assert (rows["top"], rows["stage6_grid"]) == ("yes", "")
+    rows = {row[0].strip(): row[-1].strip() for table in tables(render_report(a_record())) for row in table}
+    assert (rows["top"], rows["stage6_grid"]) == ("1.00", "")
 
 
 def test_classes_come_worst_first_and_those_without_pictures_last():
@@ -137,17 +138,17 @@ def test_a_failed_certificate_stands_out():
 def test_the_page_says_how_to_use_the_model():
     page = render_report(a_record())
     assert "    headstart predict flowers@3 PICTURE...\n" in page
-    assert '    keras.models.load_model("model.keras")\n' in page
+    assert '    model = keras.models.load_model("model.keras")\n' in page
 
 
 def test_the_decision_shows_every_signal_with_its_boundary_and_what_was_not_taken():
     page = render_report(a_record())
     assert "| training pictures | 1,000 | 2,000 | -1,000 | small below |" in page
     assert "- fine-tune: 1,000 training pictures are few." in page
-    assert "The textbook's table says head-on-evidence, and so it is." in page
+    assert "The table of the four cases says head-on-evidence, and that is the strategy." in page
     record = a_record()
     changed = render_report(replace(record, plan=replace(record.plan, strategy="fine-tune")))
-    assert "The textbook's table says head-on-evidence; the strategy is fine-tune." in changed
+    assert "The table of the four cases says head-on-evidence; the strategy is fine-tune." in changed
 
 
 # ── labels that do not exclude each other ────────────────────────────────────────────────────────
@@ -180,8 +181,8 @@ def test_labels_that_do_not_exclude_each_other_are_reported_with_their_threshold
         "| big | 10 | 0.700 | 0.375 | 0.900 | 0.800 | 0.850 |",
         "| red | 10 | 0.900 | 0.375 | 0.900 | 0.800 | 0.850 |",
     ]
-    assert "Leave-one-out mAP 0.910" in report
-    assert "name the same labels" in report
+    assert "each held out once: mAP 0.910" in report
+    assert "the set of labels is the same" in report
     assert "ccuracy" not in report.replace("val_accuracy", "")
     assert "onfusion" not in report
 
@@ -192,12 +193,12 @@ def test_a_calibration_error_beyond_chance_is_explained():
         record.metrics, log_loss=0.8, ece=0.09, ece_by_chance=(0.03, 0.05), intervals={"ece": (0.07, 0.12)}
     )
     by_chance = render_report(replace(record, metrics=replace(metrics, ece=0.04)))
-    assert "chance alone would make a calibration error of 0.0300 on 300 pictures" in by_chance
+    assert "chance alone would give a calibration error of 0.0300 on 300 pictures" in by_chance
     page = render_report(replace(record, metrics=metrics, head=replace(record.head, loo_log_loss=0.4)))
     assert "| expected calibration error | 0.0900 | 0.0700 to 0.1200 |" in page
-    assert "The error here is more" in page
-    assert "0.400 nats there and 0.800 here. The pictures scored are harder than those trained on" in page
-    assert "The error here is more" not in by_chance
+    assert "The error here is larger" in page
+    assert "0.400 nats there and 0.800 here. The pictures scored are harder than the training pictures" in page
+    assert "The error here is larger" not in by_chance
 
 
 def test_an_accuracy_has_one_interval_the_one_it_is_quoted_with():
@@ -209,8 +210,8 @@ def test_an_accuracy_has_one_interval_the_one_it_is_quoted_with():
 
 def test_the_layers_are_shown_by_depth_with_accuracy_and_evidence():
     page = render_report(a_record())
-    assert "| averages | top | 90.0% | ██████████████████ | 0.400 |" in page
-    assert "| 3x3 grids | stage6_grid | 80.0% | ████████████████ | 0.300 |" in page
+    assert "| top | average | 90.0% | ██████████████████ | 0.400 | 0.1 | 1.00 |" in page
+    assert "| stage6_grid | 3x3 grid | 80.0% | ████████████████ | 0.300 | 0.1 |  |" in page
 
 
 def test_the_learning_curve_shows_what_was_measured_and_what_is_expected():
@@ -261,7 +262,7 @@ def test_the_report_places_the_dataset_among_known_ones():
     report = render_report(replace(record, plan=replace(record.plan, similarity=similarity)))
     rows = [row for row in report.splitlines() if re.match(r"\| (spectrograms|this dataset|omniglot)", row)]
     assert rows == ["| spectrograms | 0.250 |", "| this dataset | 0.286 |", "| omniglot | 0.298 |"]
-    assert "(95 %: 0.270 to 0.300)" in report
+    assert "(95 % interval 0.270 to 0.300)" in report
 
 
 def test_the_report_shows_how_backbones_compared():

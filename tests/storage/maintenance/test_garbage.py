@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConflictError
+from pipeline.report.page import render_report
 from pipeline.types import Image, Manifest
 from storage.datasets.manifests import write_manifest
 from storage.disk.atomic import Fs
@@ -81,7 +82,7 @@ def stored(space, block_of, digests_of):
 
 
 def save_model(workspace, manifest):
-    with new_version(workspace, manifest.dataset) as version:
+    with new_version(workspace, manifest.dataset, render_report) as version:
         (version.folder / "model.keras").write_bytes(b"weights")
         version.record = factories.a_record(manifest)
     return version.ref

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DamagedError, NotFoundError
+from pipeline.report.page import render_report
 from pipeline.types import FileEntry, Image, Manifest
 from storage.datasets.digests import DigestMemory
 from storage.datasets.manifests import write_manifest
@@ -74,7 +75,7 @@ def pristine(tmp_path_factory, space, block_of, digests_of):
             store.commit()
     images = tuple(Image(digest, f"a/{n}.png", (n % 2,), "train") for n, digest in enumerate(digests_of(range(24))))
     write_manifest(workspace, Manifest("pets", "/pets", ("a", "b"), images))
-    with new_version(workspace, "pets") as version:
+    with new_version(workspace, "pets", render_report) as version:
         (version.folder / "model.keras").write_bytes(b"weights")
         version.record = factories.a_record()
     promote(workspace, "pets", 1, "It is the first.")

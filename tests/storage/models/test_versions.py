@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
+from pipeline.report.page import render_report
 from storage.models.versions import (
     Declined,
     check_bundle,
@@ -32,7 +33,7 @@ from tests.factories import a_record, rewrite_document
 @pytest.fixture
 def save(workspace):
     def save(name, request="r", content=b"weights"):
-        with new_version(workspace, name) as version:
+        with new_version(workspace, name, render_report) as version:
             (version.folder / "model.keras").write_bytes(content)
             (version.folder / "plots").mkdir()
             (version.folder / "plots" / "curve.png").write_bytes(b"png")
@@ -50,13 +51,13 @@ def test_versions_count_up_and_the_newest_is_meant(save, workspace):
 
 def test_a_bundle_explains_itself(save, workspace):
     ref = save("pets")
-    assert sorted(os.listdir(ref.path)) == ["model.keras", "plots", "record.json"]
+    assert sorted(os.listdir(ref.path)) == ["model.keras", "plots", "record.json", "report.md"]
     with open(os.path.join(ref.path, "record.json")) as file:
         record = json.load(file)
     assert record.pop("checksum")
     assert record == {"format": "headstart.record", "version": 1, **ref.record.to_json()}
     assert (record["name"], record["model_version"], record["metrics"]["accuracy"]) == ("pets", 1, 1.0)
-    assert sorted(record["files"]) == ["model.keras", "plots/curve.png"]
+    assert sorted(record["files"]) == ["model.keras", "plots/curve.png", "report.md"]
     assert read_ref(Path(ref.path)) == ref
     assert read_ref(Path(ref.path)).record == ref.record
 
@@ -74,7 +75,7 @@ def test_nothing_remains_of_a_version_that_failed(save, workspace):
     save("pets")
 
     def interrupted():
-        with new_version(workspace, "pets") as version:
+        with new_version(workspace, "pets", render_report) as version:
             (version.folder / "model.keras").write_bytes(b"half")
             raise KeyboardInterrupt
 
@@ -85,20 +86,20 @@ def test_nothing_remains_of_a_version_that_failed(save, workspace):
 
 
 def test_a_version_needs_a_record(workspace):
-    with pytest.raises(RuntimeError, match="needs a record"), new_version(workspace, "pets"):
+    with pytest.raises(RuntimeError, match="needs a record"), new_version(workspace, "pets", render_report):
         pass
     assert list_models(workspace) == []
 
 
 def test_a_version_has_no_ref_before_it_is_committed(workspace):
-    with new_version(workspace, "pets") as version:
+    with new_version(workspace, "pets", render_report) as version:
         version.record = a_record()
         with pytest.raises(RuntimeError, match="not committed"):
             _ = version.ref
 
 
 def test_a_model_needs_a_good_name(workspace):
-    with pytest.raises(UsageError), new_version(workspace, "../pets"):
+    with pytest.raises(UsageError), new_version(workspace, "../pets", render_report):
         pass
 
 
@@ -111,6 +112,27 @@ def test_versions_saved_at_once_get_numbers_of_their_own(save):
         thread.join()
     assert sorted(ref.version for ref in refs) == list(range(1, 9))
     assert all(ref.record.model_version == ref.version for ref in refs)
+
+
+def test_a_report_names_the_version_that_it_lies_in_though_another_process_took_its_number(workspace, save):
+    seen = []
+
+    def render(record):
+        seen.append(record.model_version)
+        if len(seen) == 1:
+            save("pets")  # it takes the number while this report is rendered
+        return render_report(record)
+
+    with new_version(workspace, "pets", render) as version:
+        (version.folder / "model.keras").write_bytes(b"weights")
+        version.record = a_record()
+    assert seen == [1, 2]
+    for number in (1, 2):
+        ref = get_model(workspace, f"pets@{number}")
+        report = Path(ref.path, "report.md").read_text()
+        assert report.startswith(f"# pets@{number}\n")
+        assert ref.record.files["model.keras"] in report
+        check_bundle(ref)
 
 
 def test_the_newest_version_of_a_request_is_found(save, workspace):
