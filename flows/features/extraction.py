@@ -14,7 +14,8 @@ from pipeline.images.views import ORIGINAL, view_names
 from pipeline.report.record import FeatureSummary
 from pipeline.types import BackboneSpec, Image, Manifest, Progress, Rejected
 from storage.datasets.manifests import DatasetRef, read_manifest
-from storage.features.store import FeatureStore
+from storage.features.store import open_features
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 
 
@@ -86,7 +87,8 @@ def plan_parts(
     parts = []
     for view in (ORIGINAL, *view_names(num_views)):
         digests = [image.digest for image in _images(manifest, view)]
-        missing = set(FeatureStore(workspace, spec.space(view)).missing(digests))
+        with open_features(workspace, spec.space(view)) as store:
+            missing = set(store.missing(digests))
         size = part_rows or max(len(digests), 1)
         spans = [(start, min(start + size, len(digests))) for start in range(0, len(digests), size)]
         parts += [Part(view, *span) for span in spans if not missing.isdisjoint(digests[slice(*span)])]
@@ -101,7 +103,7 @@ def extract_part(
     candidates = _images(manifest, part.view)[part.start : part.stop]
     num_computed = 0
     unread: list[Rejected] = []
-    with FeatureStore(workspace, spec.space(part.view)) as store:
+    with FeatureWriter(workspace, spec.space(part.view)) as store:
         missing = set(store.missing([image.digest for image in candidates]))
         if images := [image for image in candidates if image.digest in missing]:
             engine = taps_engine(workspace, spec, len(images))
@@ -118,7 +120,8 @@ def summarize(
     """Say what a dataset has now, after the parts of a pass."""
     computed = list(computed)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
-    undecodable = FeatureStore(workspace, spec.space()).rejects([image.digest for image in manifest.images])
+    with open_features(workspace, spec.space()) as store:
+        undecodable = store.rejects([image.digest for image in manifest.images])
     left_out = {image.path: undecodable[image.digest] for image in manifest.images if image.digest in undecodable}
     left_out |= {item.path: item.reason for part in computed for item in part.unread}
     rejected = [*manifest.rejected, *(Rejected(path, reason) for path, reason in left_out.items())]
@@ -141,8 +144,7 @@ def pack_features(
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     left_out = {item.path for item in extracted.rejected}
     images = [image for image in manifest.images if image.path not in left_out]
-    with stage("pack"):
-        store = FeatureStore(workspace, spec.space())
+    with stage("pack"), open_features(workspace, spec.space()) as store:
         write_pack(store, images, manifest.classes, Path(path), exclusive=manifest.exclusive)
 
 

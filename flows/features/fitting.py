@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.errors import DataError
 from pipeline.types import Array, BackboneSpec, Head, Image, Manifest, Split, Tap
-from storage.features.store import FeatureStore, StoredTaps
+from storage.features.store import StoredTaps
 from storage.workspace import Workspace
 
 
@@ -25,8 +25,7 @@ def read_taps(
 ) -> StoredTaps:
     """Return tap name -> (views x images, dim), view after view; a tap is read when it is asked for."""
     digests = [image.digest for image in images]
-    stores = [FeatureStore(workspace, spec.space(view)) for view in views]
-    return StoredTaps(stores, digests, taps)
+    return StoredTaps(workspace, [spec.space(view) for view in views], digests, taps)
 
 
 def held_out(images: Sequence[Image]) -> tuple[list[Image], Split]:

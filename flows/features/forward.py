@@ -1,4 +1,4 @@
-"""Forward passes: pictures through a compiled network into the store, shared with whoever works on them too."""
+"""Forward passes: pictures through a network into the store, shared with other runs over the same pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pipeline.engine.canary import check_canary
 from pipeline.types import FeatureBlock, Image, Manifest, Progress
 from storage.features.claims import Claims
-from storage.features.store import SHARD_ROWS, FeatureStore
+from storage.features.store import SHARD_ROWS
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -24,15 +25,15 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 def compute(
     workspace: Workspace,
-    store: FeatureStore,
+    store: FeatureWriter,
     images: Sequence[Image],
     manifest: Manifest,
     engine: FeatureEngine,
     progress: Progress,
 ) -> Iterator[FeatureBlock]:
-    """Run images through a network and store what comes out, block by block.
+    """Run images through a network, store the features, and yield them block by block.
 
-    What another process is computing at the same time is waited for and not repeated.
+    If another process is computing some of them, this waits for it and does not repeat the work.
     """
     from pipeline.engine.extract import canary_block, extract_features
 
@@ -42,40 +43,34 @@ def compute(
     if stored := store.read_canary():
         check_canary(canary, stored)
     progress.start("extract", len(images))
+    left, unread = list(images), set[str]()
     try:
         with Claims(workspace, store.space) as claims:
-            left = list(images)
             while left:
-                elsewhere: list[Image] = []
-                free = _unclaimed(left, store, claims, elsewhere, progress)
-                for block in extract_features(free, reader(manifest), recipe, engine):
+                for block in extract_features(_claimed(left, store, claims), reader(manifest), recipe, engine):
                     store.append(block)
                     claims.refresh()
+                    unread |= {item.path for item in block.unread}
                     progress.advance(len(block.digests) + len(block.rejected) + len(block.unread))
                     yield block
                 store.commit()
                 claims.keep(())
-                left = elsewhere
-                if store.missing([image.digest for image in left]):
+                missing = set(store.missing([image.digest for image in left]))
+                left = [image for image in left if image.digest in missing and image.path not in unread]
+                if left:
                     log.info("another run is computing %d pictures of this dataset", len(left))
                     time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         progress.finish()
 
 
-def _unclaimed(
-    images: Sequence[Image], store: FeatureStore, claims: Claims, elsewhere: list[Image], progress: Progress
-) -> Iterator[Image]:
-    """Claim and yield images, a shard's worth at a time; those that others are computing go to `elsewhere`."""
+def _claimed(images: Sequence[Image], store: FeatureWriter, claims: Claims) -> Iterator[Image]:
+    """Claim images, as many at a time as a shard holds; yield those that are neither stored nor claimed by others."""
     for start in range(0, len(images), SHARD_ROWS):
         window = images[start : start + SHARD_ROWS]
         claims.keep(store.missing(claims.digests))
-        missing = store.missing([image.digest for image in window])
-        claimed = claims.take(missing)
-        taken = set(missing).difference(claimed)
-        elsewhere += [image for image in window if image.digest in taken]
-        free = set(store.missing(claimed))  # asked again: somebody may have committed them before we claimed them
-        progress.advance(len(window) - len(taken) - len(free))
+        claimed = claims.take(store.missing([image.digest for image in window]))
+        free = set(store.missing(claimed))  # asked again: another run may have committed them before we claimed them
         yield from (image for image in window if image.digest in free)
 
 

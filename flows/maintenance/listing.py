@@ -14,7 +14,7 @@ from pipeline.report.record import ModelRef
 from pipeline.types import DECODERS, Recipe, Tap
 from storage.datasets import manifests
 from storage.features.spaces import list_spaces
-from storage.features.store import FeatureStore
+from storage.features.store import open_features
 from storage.models import versions as models
 from storage.models.bundles import REPORT_FILE
 from storage.workspace import Workspace
@@ -104,7 +104,7 @@ def list_features(workspace: Workspace) -> list[FeatureRow]:
     """List the feature spaces."""
     rows = []
     for space in list_spaces(workspace):
-        with FeatureStore(workspace, space) as store:
+        with open_features(workspace, space) as store:
             row = FeatureRow(
                 space=space.id,
                 backbone=space.backbone,

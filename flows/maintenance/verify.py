@@ -16,7 +16,7 @@ from pipeline.engine.files import MOMENTS_FILE, TAPS_FILE
 from pipeline.fingerprint import digest
 from pipeline.types import BackboneSpec, Digest, Image, Progress, Space
 from storage.datasets.manifests import read_manifest
-from storage.features.store import FeatureStore
+from storage.features.store import open_features
 from storage.maintenance.verification import LEFT, Finding, Verification
 from storage.workspace import Workspace
 
@@ -125,8 +125,8 @@ def _families(verified: Verification) -> Iterator[_Family]:
             if own.moments:
                 network[own.moment_space()] = MOMENTS_FILE
             if space in network:
-                store = FeatureStore(workspace, space)
-                absent = {*store.missing(list(known)), *store.rejects(list(known))}
+                with open_features(workspace, space) as store:
+                    absent = {*store.missing(list(known)), *store.rejects(list(known))}
                 yield _Family(space, spec, network[space], tuple(i for i in known.values() if i.digest not in absent))
 
 
@@ -147,14 +147,14 @@ def _compare(
     """Yield each image with its relative difference by tap."""
     from pipeline.engine.extract import extract_features
 
-    store = FeatureStore(workspace, family.space)
     engine = load_engine(backbone_files(workspace, family.spec) / family.network)
     image_of = {image.digest: image for image in images}
-    for block in extract_features(images, _read, family.space.recipe, engine):
-        stored = {tap.name: store.read(block.digests, tap.name) for tap in family.space.taps}
-        for key, differences in zip(block.digests, row_differences(block, stored), strict=True):
-            yield image_of[key], differences
-        progress.advance(len(block.digests))
+    with open_features(workspace, family.space) as store:
+        for block in extract_features(images, _read, family.space.recipe, engine):
+            stored = {tap.name: store.read(block.digests, tap.name) for tap in family.space.taps}
+            for key, differences in zip(block.digests, row_differences(block, stored), strict=True):
+                yield image_of[key], differences
+            progress.advance(len(block.digests))
 
 
 def _judge(space: Space, image: Image, differences: Mapping[str, float]) -> list[Finding]:

@@ -17,7 +17,7 @@ from pipeline.images.views import ORIGINAL, view_names
 from pipeline.machine import machine_id
 from pipeline.types import BackboneSpec
 from storage.datasets.manifests import DatasetRef, read_manifest
-from storage.features.store import FeatureStore
+from storage.features.store import open_features
 from storage.measurements import find_measurement, write_measurement
 from storage.workspace import Workspace
 
@@ -33,7 +33,8 @@ def quote_plan(workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, pl
     missing = 0
     for view in (ORIGINAL, *view_names(num_views)):
         images = manifest.images if view == ORIGINAL else train
-        missing += len(FeatureStore(workspace, spec.space(view)).missing([image.digest for image in images]))
+        with open_features(workspace, spec.space(view)) as store:
+            missing += len(store.missing([image.digest for image in images]))
     item_bytes = 2 if spec.space().dtype == "float16" else 4
     work = Work(
         num_missing=missing,
@@ -67,8 +68,8 @@ def score(workspace: Workspace, spec: BackboneSpec, plan: Plan, extracted: Extra
         return None
     seconds = stopwatch.seconds()
     remember_rate(workspace, spec, "extracted", extracted.num_computed, seconds.get("extract", 0.0))
-    store = FeatureStore(workspace, spec.space())
-    num_bytes = extracted.num_computed * store.num_bytes / max(store.num_stored, 1)
+    with open_features(workspace, spec.space()) as store:
+        num_bytes = extracted.num_computed * store.num_bytes / max(store.num_stored, 1)
     unit = 1 if sys.platform == "darwin" else 1024
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return score_quote(plan.quote, seconds, num_bytes, peak_bytes)

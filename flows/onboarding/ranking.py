@@ -30,7 +30,7 @@ from pipeline.errors import DataError, HeadstartError
 from pipeline.fingerprint import fingerprint
 from pipeline.types import BackboneSpec, Image, Manifest
 from storage.datasets.manifests import DatasetRef, read_manifest
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.measurements import find_measurement, write_measurement
 from storage.models.engines import find_engine
 from storage.workspace import Workspace
@@ -124,7 +124,7 @@ def _try(
     if left <= 0:
         return RankedBackbone(name, why_not="no time was left")
     spec = find_backbone(workspace, name, None, decoder)
-    with FeatureStore(workspace, spec.space()) as store:
+    with FeatureWriter(workspace, spec.space()) as store:
         missing = set(store.missing([image.digest for image in sample]))
         images = [image for image in sample if image.digest in missing]
         if images and left < COMPILE_SECONDS and not find_engine(workspace, engine_id(spec)):
@@ -145,14 +145,14 @@ def _try(
 
 
 def _compute(
-    workspace: Workspace, store: FeatureStore, images: Sequence[Image], manifest: Manifest, engine: FeatureEngine
+    workspace: Workspace, store: FeatureWriter, images: Sequence[Image], manifest: Manifest, engine: FeatureEngine
 ) -> set[str]:
     """Compute and keep features; returns the paths that could not be read just now."""
     blocks = compute(workspace, store, images, manifest, engine, Quiet()) if images else ()
     return {item.path for block in blocks for item in block.unread}
 
 
-def _score(store: FeatureStore, manifest: Manifest, sample: Sequence[Image], spec: BackboneSpec) -> RankedBackbone:
+def _score(store: FeatureWriter, manifest: Manifest, sample: Sequence[Image], spec: BackboneSpec) -> RankedBackbone:
     from pipeline.heads.labels import truth_of
     from pipeline.heads.ranking import score_backbone
 

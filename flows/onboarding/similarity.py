@@ -19,7 +19,7 @@ from pipeline.errors import DataError
 from pipeline.fingerprint import fingerprint
 from pipeline.jsonable import from_json
 from pipeline.types import DECODERS, BackboneSpec, Image, Manifest
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.measurements import find_measurement, write_measurement
 from storage.workspace import Workspace
 
@@ -108,7 +108,7 @@ def _compute_moments(
     """Compute the moments that the store does not have; False if a picture could not be read just now."""
     digests = [image.digest for image in sample]
     folder = backbone_files(workspace, spec)
-    with FeatureStore(workspace, spec.moment_space()) as store:
+    with FeatureWriter(workspace, spec.moment_space()) as store:
         missing = set(store.missing(digests))
         unread: set[str] = set()
         if missing:

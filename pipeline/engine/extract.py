@@ -17,6 +17,9 @@ from pipeline.types import Array, FeatureBlock, Image, Pixels, Recipe, Rejected
 CANARY_SIZE = 7  # pixels; at this size the scaled decoder halves one built-in picture and quarters another
 
 
+_Batch = tuple[list[Decoded], list[Decoded]]  # decoded pictures, and those that failed
+
+
 class FeatureEngine(Protocol):
     """What runs a network: `openvino_engine.Engine` on a CPU, `keras_engine.KerasEngine` on a GPU."""
 
@@ -25,8 +28,8 @@ class FeatureEngine(Protocol):
     def run(self, pixels: Pixels) -> dict[str, Array]: ...
 
     def stream(
-        self, batches: Iterable[tuple[list[Decoded], Sequence[Pixels]]]
-    ) -> Iterator[tuple[list[Decoded], Mapping[str, Array]]]: ...
+        self, batches: Iterable[tuple[_Batch, Sequence[Pixels]]]
+    ) -> Iterator[tuple[_Batch, Mapping[str, Array]]]: ...
 
 
 def extract_features(
@@ -34,27 +37,32 @@ def extract_features(
 ) -> Iterator[FeatureBlock]:
     """Yield the features of images, at most a batch a block, in order.
 
-    A file that cannot be decoded, that vanished or that no longer holds the content of its digest costs
-    its own row and nothing else.
+    A file that cannot be decoded, that vanished or that no longer holds the content of its digest costs only its own
+    row.
     """
-    failures: list[Decoded] = []  # since the last block; they travel with the next one
+    for (decoded, failed), taps in engine.stream(_batches(images, read, recipe, engine.batch)):
+        yield FeatureBlock(
+            digests=tuple(item.image.digest for item in decoded),
+            taps={name: rows[: len(decoded)] for name, rows in taps.items()},
+            rejected=tuple((item.image.digest, item.reason) for item in failed if item.final),
+            unread=tuple(Rejected(item.image.path, item.reason) for item in failed if not item.final),
+        )
 
-    def batches() -> Iterator[tuple[list[Decoded], list[Pixels]]]:
-        batch: list[Decoded] = []
-        for item in decode_images(images, read, recipe):
-            (failures if item.pixels is None else batch).append(item)
-            if len(batch) == engine.batch:
-                yield batch, _pixels(batch)
-                batch = []
-        if batch:
-            yield batch, _pixels(batch)
 
-    for batch, taps in engine.stream(batches()):
-        digests = tuple(item.image.digest for item in batch)
-        yield FeatureBlock(digests, taps, *_take_failures(failures))
-    if failures:
-        no_rows = engine.run(np.empty((0, recipe.size, recipe.size, 3), np.float32))  # a block has every tap
-        yield FeatureBlock((), no_rows, *_take_failures(failures))
+def _batches(
+    images: Iterable[Image], read: ReadImage, recipe: Recipe, size: int
+) -> Iterator[tuple[_Batch, list[Pixels]]]:
+    """Yield batches of decoded pictures, with the pictures that failed since the batch before, and their pixels."""
+    decoded: list[Decoded] = []
+    failed: list[Decoded] = []
+    for item in decode_images(images, read, recipe):
+        (failed if item.pixels is None else decoded).append(item)
+        if len(decoded) == size:
+            yield (decoded, failed), _pixels(decoded)
+            decoded, failed = [], []
+    if decoded or failed:
+        blank = np.zeros((recipe.size, recipe.size, 3), np.float32)  # no batch is empty; its row is dropped
+        yield (decoded, failed), _pixels(decoded) or [blank]
 
 
 def canary_block(recipe: Recipe, engine: FeatureEngine) -> FeatureBlock:
@@ -67,13 +75,3 @@ def canary_block(recipe: Recipe, engine: FeatureEngine) -> FeatureBlock:
 
 def _pixels(batch: list[Decoded]) -> list[Pixels]:
     return [item.pixels for item in batch if item.pixels is not None]
-
-
-def _take_failures(
-    failures: list[Decoded],
-) -> tuple[tuple[tuple[bytes, str], ...], tuple[Rejected, ...]]:
-    taken, failures[:] = list(failures), []
-    return (
-        tuple((item.image.digest, item.reason) for item in taken if item.final),
-        tuple(Rejected(item.image.path, item.reason) for item in taken if not item.final),
-    )

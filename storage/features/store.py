@@ -1,4 +1,4 @@
-"""The feature store: features by image content, computed once, kept for good.
+"""Reading the feature store: features by image content, computed once and kept.
 
 `storage.features.shards` is imported inside the functions that read or write rows: it loads HDF5, and a run that finds
 everything stored needs to know only that.
@@ -6,76 +6,77 @@ everything stored needs to know only that.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from pipeline.errors import DamagedError, NotFoundError, UnknownNameError
 from pipeline.fingerprint import DIGEST_BYTES, fingerprint
 from pipeline.types import Array, Digest, FeatureBlock, Space
-from storage.disk.atomic import write_once, write_whole
-from storage.disk.committing import CommittedAtEnd
 from storage.disk.locks import Usage
-from storage.features.catalog import Catalog, ShardRow, State
+from storage.features.catalog import Catalog, State
 from storage.features.index import Indices, KeyIndex
-from storage.features.spaces import check_space, write_space
+from storage.features.spaces import check_space
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from storage.features.shards import Rows, Shard
+    from storage.features.shards import Shard
 
 log = logging.getLogger(__name__)
 
 SHARD_ROWS = 1024  # a commit costs 15 ms, below 0.1 % of computing that many rows
-COMMIT_SECONDS = 30.0  # the most work that a crash can cost
 
 Answer = TypeVar("Answer")
 
 
-class _Pending(NamedTuple):
-    """Rows that are computed but not committed."""
+@contextmanager
+def open_features(workspace: Workspace, space: Space) -> Iterator[FeatureStore]:
+    """Open the features of a space to read them; until the block ends, nothing is removed from the space.
 
-    digests: tuple[Digest, ...]
-    taps: dict[str, Rows]
-    rejected: tuple[tuple[Digest, str], ...]
+    Raises
+    ------
+    DamagedError
+        The folder of this space describes another one.
+    """
+    store = FeatureStore(workspace, space)
+    try:
+        yield store
+    finally:
+        store.close()
 
 
-class FeatureStore(CommittedAtEnd):
-    """The features of one space. Any number of processes may write; an object belongs to one thread.
+class FeatureStore:
+    """The features of one space, to read; `open_features` opens it, `storage.features.writer` adds to it.
 
-    As long as it lives, nothing is removed from its space.
-
-    As a context manager it commits what is complete when the block ends, also on an error or Ctrl-C.
+    Any number of processes may read and write the same space. An object belongs to one thread.
     """
 
-    def __init__(self, workspace: Workspace, space: Space, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, workspace: Workspace, space: Space) -> None:
         self._usage = Usage(workspace.space(space.id))
         self._usage.begin()
         check_space(workspace, space)
         self.space = space
         self._workspace = workspace
-        self._clock = clock
         # whether a picture can be decoded is the same in all its views
         self._recipe = fingerprint(asdict(replace(space.recipe, view="original")))
         self._index = KeyIndex()
         self._state = State(0, 0)
         self._shards: dict[str, Shard] = {}
-        self._pending: list[_Pending] = []
-        self._pending_since = 0.0
+
+    def close(self) -> None:
+        """Let go of the space; the object is of no use afterwards."""
+        self._usage.end()
 
     @cached_property
     def _catalog(self) -> Catalog:
         catalog = Catalog(self._workspace)
         catalog.recover(self.space)
         return catalog
-
-    # ── what is there ────────────────────────────────────────────────────────────────────────────
 
     @property
     def num_stored(self) -> int:
@@ -102,7 +103,7 @@ class FeatureStore(CommittedAtEnd):
         return self._ask(lambda catalog: catalog.rejects(self._recipe, digests))
 
     def _refresh(self) -> None:
-        """Learn what this or another process has committed or removed since the last look."""
+        """Read what this or another process has committed or removed since the last time."""
         self._ask(self._read_new)
 
     def _read_new(self, catalog: Catalog) -> None:
@@ -110,14 +111,14 @@ class FeatureStore(CommittedAtEnd):
         if state == self._state:
             return
         if state.num_shards < self._state.num_shards:
-            catalog.recover(self.space)  # perhaps another process is just building the catalog anew
+            catalog.recover(self.space)  # perhaps another process is just rebuilding the catalog
             state = catalog.state(self.space)
         self._read_shards(catalog, after=self._state.last_sequence, state=state)
         if len(self._index.shards) != state.num_shards:  # some were removed
             self._index = KeyIndex()
             self._read_shards(catalog, after=0, state=state)
         if len(self._index.shards) != state.num_shards:
-            raise DamagedError(f"{catalog.path} is damaged: it holds other shards than it counts.")
+            raise DamagedError(f"{catalog.path} is damaged: it counts other shards than it holds.")
         self._state = state
 
     def _read_shards(self, catalog: Catalog, after: int, state: State) -> None:
@@ -126,70 +127,13 @@ class FeatureStore(CommittedAtEnd):
             self._index.add(shard.name, shard.keys)
 
     def _ask(self, question: Callable[[Catalog], Answer]) -> Answer:
-        """Use the catalog; if it turns out to be damaged, it is built anew from the shards and asked again."""
+        """Use the catalog; if it turns out to be damaged, it is rebuilt from the shards and asked again."""
         try:
             return question(self._catalog)
         except DamagedError as error:
             self._index, self._state = KeyIndex(), State(0, 0)
             self._catalog.rebuild(self.space, error)
             return question(self._catalog)
-
-    # ── writing ──────────────────────────────────────────────────────────────────────────────────
-
-    def append(self, block: FeatureBlock) -> None:
-        """Take rows over; they are durable after the commit that follows every 1,024 rows or 30 seconds.
-
-        Raises
-        ------
-        NumericsError
-            A value is not finite, or too large for the space's dtype; the block is not taken.
-        ConflictError
-            A commit failed: the disk is full, or cannot be written.
-        """
-        from storage.features.shards import to_stored
-
-        taps = to_stored(self.space, block)
-        if not self._pending:
-            self._pending_since = self._clock()
-        for start in range(0, max(len(block.digests), 1), SHARD_ROWS):
-            part = slice(start, start + SHARD_ROWS)
-            self._pending.append(
-                _Pending(
-                    digests=block.digests[part],
-                    taps={name: rows[part] for name, rows in taps.items()},
-                    rejected=() if start else block.rejected,
-                )
-            )
-            if sum(len(pending.digests) for pending in self._pending) >= SHARD_ROWS:
-                self.commit()
-        if self._pending and self._clock() - self._pending_since >= COMMIT_SECONDS:
-            self.commit()
-
-    def commit(self) -> None:
-        """Make everything appended so far durable. After a failure it can be called again."""
-        if not self._pending:
-            return
-        self._ask(lambda catalog: None)  # before anything is written: recovery would adopt it as an orphan
-        digests = tuple(digest for pending in self._pending for digest in pending.digests)
-        rejects = [reject for pending in self._pending for reject in pending.rejected]
-        shards = [self._write_shard(digests)] if digests else []
-        self._ask(lambda catalog: catalog.add(self.space, shards, self._recipe, rejects))
-        self._pending.clear()
-
-    def _write_shard(self, digests: tuple[Digest, ...]) -> ShardRow:
-        from storage.features.shards import encode_shard
-
-        taps = {
-            tap.name: np.concatenate([pending.taps[tap.name] for pending in self._pending]) for tap in self.space.taps
-        }
-        image = encode_shard(self.space, digests, taps)
-        name = hashlib.sha256(image).hexdigest()
-        write_space(self._workspace, self.space)
-        self._usage.begin()  # the folder is there now
-        write_whole(self._workspace.shard(self.space.id, name), image, self._workspace.staging, mode=0o444)
-        return ShardRow(name, len(digests), len(image), b"".join(digests))
-
-    # ── reading ──────────────────────────────────────────────────────────────────────────────────
 
     def read(self, digests: Sequence[Digest], tap: str) -> Array:
         """Read one tap of the given images.
@@ -204,7 +148,7 @@ class FeatureStore(CommittedAtEnd):
             Some images have no features here.
         DamagedError
             Some rows are not what was written. Their shards are now in quarantine and their images missing:
-            extract again and all is well.
+            extract them again.
         """
         from storage.features.shards import to_float32
 
@@ -253,8 +197,6 @@ class FeatureStore(CommittedAtEnd):
             f"{self._workspace.quarantine}. Run again: {before - self.num_stored} images will be recomputed."
         )
 
-    # ── canary ───────────────────────────────────────────────────────────────────────────────────
-
     def read_canary(self) -> FeatureBlock | None:
         """Return the features of the built-in pictures as the first machine computed them."""
         from storage.features.shards import open_shard, read_all
@@ -262,35 +204,30 @@ class FeatureStore(CommittedAtEnd):
         path = self._workspace.canary(self.space.id)
         return read_all(open_shard(path, self.space)) if path.exists() else None
 
-    def write_canary(self, block: FeatureBlock) -> None:
-        """Keep the canary unless there is one; of several writers the first wins."""
-        from storage.features.shards import encode_shard, to_stored
-
-        image = encode_shard(self.space, block.digests, to_stored(self.space, block))
-        write_space(self._workspace, self.space)
-        self._usage.begin()  # the folder is there now
-        write_once(self._workspace.canary(self.space.id), image, self._workspace.staging, mode=0o444)
-
-
-def read_together(stores: Sequence[FeatureStore], digests: Sequence[Digest], tap: str) -> Array:
-    """Read the same images from several stores, one after the other: (stores x images, dim)."""
-    parts = [store.read(digests, tap) for store in stores]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
 
 class StoredTaps(Mapping[str, Array]):
-    """The taps of given images, each read when it is asked for and kept by nobody: all together may not fit in memory.
+    """The taps of given images, each read when it is asked for and not kept: all together may not fit in memory.
 
-    A tap is (stores x images, dim), store after store.
+    A tap is (spaces x images, dim), space after space. As long as this object lives, nothing is removed from them.
     """
 
-    def __init__(self, stores: Sequence[FeatureStore], digests: Sequence[Digest], taps: Sequence[str]) -> None:
-        self._stores, self._digests, self._taps = stores, digests, taps
+    def __init__(
+        self, workspace: Workspace, spaces: Sequence[Space], digests: Sequence[Digest], taps: Sequence[str]
+    ) -> None:
+        self._workspace, self._spaces, self._digests, self._taps = workspace, spaces, digests, taps
+        self._usages = [Usage(workspace.space(space.id)) for space in spaces]
+        for usage in self._usages:
+            usage.begin()
 
     def __getitem__(self, tap: str) -> Array:
         if tap not in self._taps:
             raise KeyError(tap)
-        return read_together(self._stores, self._digests, tap)
+        parts = [self._read(space, tap) for space in self._spaces]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _read(self, space: Space, tap: str) -> Array:
+        with open_features(self._workspace, space) as store:
+            return store.read(self._digests, tap)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._taps)

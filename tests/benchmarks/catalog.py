@@ -15,6 +15,7 @@ from pipeline.types import FeatureBlock, Recipe, Space, Tap
 from storage.features.catalog import Catalog, ShardRow
 from storage.features.spaces import write_space
 from storage.features.store import SHARD_ROWS, FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 from tests.benchmarks.table import row
 
@@ -28,14 +29,14 @@ SPACE = Space("benchmark", "00" * 32, Recipe(size=224), (Tap("top", "top", "gap"
 def measure(scratch: Path) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     empty = Workspace.open(scratch / "catalog-empty")
-    few = commit_seconds(FeatureStore(empty, SPACE), rng)
+    few = commit_seconds(FeatureWriter(empty, SPACE), rng)
     workspace = Workspace.open(scratch / "catalog")
     known = register(workspace, rng)
     lookups = [*known, *(rng.bytes(32) for _ in known)]
     seconds: dict[str, list[float]] = {"open": [], "missing": []}
     for _ in range(3):
         started = time.perf_counter()
-        store = FeatureStore(workspace, SPACE)
+        store = FeatureWriter(workspace, SPACE)
         store.missing(lookups[:1])
         opened = time.perf_counter()
         assert len(store.missing(lookups)) == NUM_LOOKUPS // 2
@@ -71,7 +72,7 @@ def register(workspace: Workspace, rng: np.random.Generator) -> list[bytes]:
     return [shards[pick // SHARD_ROWS].keys[pick % SHARD_ROWS * 32 :][:32] for pick in picks]
 
 
-def commit_seconds(store: FeatureStore, rng: np.random.Generator) -> float:
+def commit_seconds(store: FeatureWriter, rng: np.random.Generator) -> float:
     """Commit shards of new rows, see them arrive, and return the median seconds."""
     seconds = []
     for _ in range(NUM_COMMITS):
@@ -86,7 +87,7 @@ def commit_seconds(store: FeatureStore, rng: np.random.Generator) -> float:
 
 def rebuild(workspace: Workspace, rng: np.random.Generator) -> dict[str, Any]:
     """Lose the catalog of a real store and open it again."""
-    with FeatureStore(workspace, SPACE) as store:
+    with FeatureWriter(workspace, SPACE) as store:
         for _ in range(NUM_REBUILT):
             digests = tuple(rng.bytes(32) for _ in range(SHARD_ROWS))
             store.append(FeatureBlock(digests, {"top": rng.random((SHARD_ROWS, SPACE.taps[0].dim), np.float32)}))

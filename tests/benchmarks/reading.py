@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from pipeline.fingerprint import digest
 from pipeline.types import FeatureBlock, Image, Recipe, Space, Tap
 from storage.features.packs import open_pack, write_pack
-from storage.features.store import SHARD_ROWS, FeatureStore
+from storage.features.store import SHARD_ROWS
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 from tests.benchmarks.table import compare, interleaved, row
 
@@ -73,9 +74,9 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def fill_store(root: Path, images: list[Image]) -> FeatureStore:
+def fill_store(root: Path, images: list[Image]) -> FeatureWriter:
     """Write features as dense as an average over ReLU6 maps: about half of them are zero."""
-    store = FeatureStore(Workspace.open(root), SPACE)
+    store = FeatureWriter(Workspace.open(root), SPACE)
     rng = np.random.default_rng(0)
     with store:
         for start in range(0, NUM_ROWS, SHARD_ROWS):
@@ -118,7 +119,7 @@ def in_sequence(read: Callable[[slice], Any]) -> None:
             into[: len(found)] = found
 
 
-def sizes(folder: Path, store: FeatureStore, raw: int) -> list[dict[str, Any]]:
+def sizes(folder: Path, store: FeatureWriter, raw: int) -> list[dict[str, Any]]:
     bars = {"pack.h5": "<= 1.03", "rows.npy": "", "rows.zarr": "", "rows.safetensors": "", "rows.parquet": ""}
     return [
         row("size of the store / raw", store.num_bytes / raw, "<= 1.03"),

@@ -22,7 +22,7 @@ from pipeline.heads.ridge import fit_ridge, transform
 from pipeline.images.views import ORIGINAL
 from pipeline.types import Metrics, Tap
 from storage.datasets.manifests import read_manifest
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 
 SEEDS = 4
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 def read(workspace: Workspace, name: str, backbone: str) -> tuple[Split, Split, tuple[str, ...]]:
     """Read all taps of a dataset's train and test split."""
     spec, manifest = get_backbone(backbone), read_manifest(workspace, name)
-    store = FeatureStore(workspace, spec.space())
+    store = FeatureWriter(workspace, spec.space())
     left_out = set(store.rejects([image.digest for image in manifest.images]))
     splits = []
     for split in ("train", "test"):

@@ -15,7 +15,7 @@ from flows.features import extraction
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from storage.features.claims import Claims
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 from tests import factories
 
@@ -41,7 +41,7 @@ def test_what_another_run_computes_is_waited_for(tiny_dataset, warm_workspace, f
     spec = get_backbone(DEFAULT_BACKBONE)
     workspace = Workspace.open(warm_workspace)
     dataset = factories.scan(OnboardRequest(str(folder), str(warm_workspace)))
-    theirs = FeatureStore(Workspace.open(first_run.workspace), spec.space())  # the same pictures, computed before
+    theirs = FeatureWriter(Workspace.open(first_run.workspace), spec.space())  # the same pictures, computed before
     digests = [image.digest for image in first_run.manifest.images[:10]]
     block = _block(theirs, digests)
 
@@ -49,7 +49,7 @@ def test_what_another_run_computes_is_waited_for(tiny_dataset, warm_workspace, f
         assert claims.take(digests) == digests
 
         def finish():
-            with FeatureStore(workspace, spec.space()) as store:
+            with FeatureWriter(workspace, spec.space()) as store:
                 store.append(block)
             claims.keep(())
 

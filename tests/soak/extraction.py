@@ -10,35 +10,37 @@ from __future__ import annotations
 import os
 import sys
 
-from storage.features import store as features
+from pipeline.types import FeatureBlock
+from storage.features import store, writer
+from storage.features.writer import FeatureWriter
 
 computed: list[str] = []  # since the last commit
 
 
 def _tell_about_commits(pipe: int) -> None:
-    append, commit = features.FeatureStore.append, features.FeatureStore.commit
+    append, commit = FeatureWriter.append, FeatureWriter.commit
 
     def tell(what: str, digests: list[str]) -> None:
         os.write(pipe, f"{what} {' '.join(digests)}\n".encode())
 
-    def telling_append(store: features.FeatureStore, block: features.FeatureBlock) -> None:
+    def telling_append(to: FeatureWriter, block: FeatureBlock) -> None:
         digests = [digest.hex() for digest in block.digests]
         computed.extend(digests)
         tell("computed", digests)
-        append(store, block)
+        append(to, block)
 
-    def telling_commit(store: features.FeatureStore) -> None:
+    def telling_commit(to: FeatureWriter) -> None:
         tell("committing", [])
-        commit(store)
+        commit(to)
         tell("committed", computed)
         computed.clear()
 
-    features.FeatureStore.append = telling_append  # type: ignore[method-assign]
-    features.FeatureStore.commit = telling_commit  # type: ignore[method-assign]
+    FeatureWriter.append = telling_append  # type: ignore[method-assign]
+    FeatureWriter.commit = telling_commit  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    features.SHARD_ROWS = int(sys.argv[2])  # before flows.features.forward takes it over
+    store.SHARD_ROWS = writer.SHARD_ROWS = int(sys.argv[2])  # before flows.features.forward imports it
     _tell_about_commits(int(sys.argv[1]))
     from flows.cli.app import main
 

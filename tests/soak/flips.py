@@ -25,7 +25,7 @@ import numpy as np
 
 from flows.progress import Quiet
 from pipeline.errors import ConflictError, DamagedError
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.maintenance.verification import LEFT, Verification
 from storage.workspace import Workspace
 from tests.soak.rows import SPACE, block_of, digest_of, values_of
@@ -57,7 +57,7 @@ def run(scratch: Path, num_flips: int, seed: int = 0) -> dict[str, Any]:
 
 def write_store(root: Path) -> Path:
     """Write a small store of everything that a store can hold."""
-    store = FeatureStore(Workspace.open(root), SPACE)
+    store = FeatureWriter(Workspace.open(root), SPACE)
     store.write_canary(block_of(CANARY))
     for start in NUMBERS[::SHARD_ROWS]:
         store.append(block_of(range(start, start + SHARD_ROWS), REJECTS if start == 0 else ()))
@@ -156,7 +156,7 @@ def _use(root: Path, flip: dict[str, Any]) -> str:
     damaged = False
     for _ in range(2):
         try:
-            store = FeatureStore(Workspace.open(root), SPACE)
+            store = FeatureWriter(Workspace.open(root), SPACE)
             missing = set(store.missing([digest_of(number) for number in NUMBERS]))
             kept = [number for number in NUMBERS if digest_of(number) not in missing]
             _check_rows(store, kept)
@@ -178,13 +178,13 @@ def _use(root: Path, flip: dict[str, Any]) -> str:
     return "refused"
 
 
-def _check_rows(store: FeatureStore, numbers: list[int]) -> None:
+def _check_rows(store: FeatureWriter, numbers: list[int]) -> None:
     for tap in SPACE.taps:
         if not np.array_equal(store.read(list(map(digest_of, numbers)), tap.name), values_of(numbers, tap)):
             raise _Failure("read wrong")
 
 
-def _check_canary(store: FeatureStore) -> None:
+def _check_canary(store: FeatureWriter) -> None:
     canary = store.read_canary()
     if canary and not all(np.array_equal(canary.taps[tap.name], values_of(CANARY, tap)) for tap in SPACE.taps):
         raise _Failure("read wrong")

@@ -27,7 +27,7 @@ from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.types import Array, Digest
 from storage.datasets.manifests import read_manifest
-from storage.features.store import COMMIT_SECONDS, FeatureStore
+from storage.features.writer import COMMIT_SECONDS, FeatureWriter
 from storage.maintenance.verification import Verification
 from storage.workspace import Workspace
 from tests import factories
@@ -98,7 +98,7 @@ def _uninterrupted(photos: Path, compiled: Workspace) -> dict[str, dict[Digest, 
     dataset = factories.scan(OnboardRequest(str(photos), str(compiled.root)))
     extraction.extract(compiled, dataset, SPEC)
     digests = [image.digest for image in read_manifest(compiled, dataset.name, dataset.fingerprint).images]
-    store = FeatureStore(compiled, SPEC.space())
+    store = FeatureWriter(compiled, SPEC.space())
     taps = (tap.name for tap in SPEC.taps)
     return {tap: dict(zip(digests, store.read(digests, tap), strict=True)) for tap in taps}
 
@@ -246,7 +246,7 @@ class _Trial:
         """Open the store as the next run does; everything promised must be there, and right."""
         outcome = self._outcome
         started = time.perf_counter()
-        store = FeatureStore(Workspace.open(self._workspace.root), SPEC.space())
+        store = FeatureWriter(Workspace.open(self._workspace.root), SPEC.space())
         kept = set(self._digests).difference(store.missing(self._digests))
         outcome.slowest_open = max(outcome.slowest_open, time.perf_counter() - started)
         outcome.problems["committed rows lost"] += len(self._promised - kept)

@@ -13,7 +13,7 @@ from typing import Any
 
 from flows.progress import Quiet
 from storage.features.spaces import list_spaces
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.maintenance.verification import Verification
 from storage.workspace import Workspace
 from tests.soak.rows import block_of, digest_of, spaces, values_of
@@ -62,7 +62,7 @@ def _write(workspace: Workspace, deadline: float, dice: random.Random, counts: C
     """Fill one space after the other, from either end, so that the writers meet in the middle."""
     upwards = dice.random() < 0.5
     for space in spaces():
-        store = FeatureStore(workspace, space)
+        store = FeatureWriter(workspace, space)
         starts = range(0, NUM_ROWS, STEP)
         for start in starts if upwards else reversed(starts):
             if time.time() > deadline:
@@ -82,7 +82,7 @@ def _write(workspace: Workspace, deadline: float, dice: random.Random, counts: C
 
 def _read(workspace: Workspace, deadline: float, dice: random.Random, counts: Counts) -> None:
     """Look up and read random rows of the newest spaces, through stores that stay open and through new ones."""
-    stores: dict[str, FeatureStore] = {}
+    stores: dict[str, FeatureWriter] = {}
     while time.time() < deadline:
         known = {space.backbone for space in list_spaces(workspace)}
         newest = [space for space in islice(spaces(), len(known)) if space.backbone in known][-2:]
@@ -91,7 +91,7 @@ def _read(workspace: Workspace, deadline: float, dice: random.Random, counts: Co
             continue
         space = dice.choice(newest)
         if space.id not in stores or dice.random() < 0.1:
-            stores[space.id] = FeatureStore(workspace, space)
+            stores[space.id] = FeatureWriter(workspace, space)
         store = stores[space.id]
         numbers = dice.sample(range(NUM_ROWS), dice.choice([1, 256, 2000]))
         missing = set(store.missing([digest_of(number) for number in numbers]))

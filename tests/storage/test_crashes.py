@@ -30,6 +30,7 @@ from storage.features.packs import open_pack, write_pack
 from storage.features.shards import encode_shard
 from storage.features.spaces import list_spaces, write_space
 from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.maintenance.garbage import Limits, collect
 from storage.workspace import Workspace
 from tests.storage.faulty_disk import Death, FaultyDisk
@@ -72,7 +73,7 @@ def write_all(space, block_of, digests_of):
 
     def write(root, fs, promised):
         workspace = Workspace.open(root, fs=fs)
-        store = FeatureStore(workspace, space)
+        store = FeatureWriter(workspace, space)
         store.write_canary(block_of([100]))
         with Claims(workspace, space) as claims:
             for numbers in BATCHES:
@@ -81,7 +82,7 @@ def write_all(space, block_of, digests_of):
                 store.commit()
                 promised.update(numbers)
                 claims.keep(())
-        with FeatureStore(workspace, replace(space, backbone="unneeded")) as other:
+        with FeatureWriter(workspace, replace(space, backbone="unneeded")) as other:
             other.append(block_of([50]))
         manifest = a_manifest(digests_of)
         write_manifest(workspace, manifest)
@@ -114,7 +115,7 @@ def assert_kept(space, block_of, digests_of):
         seen.add(state)
         assert_whole(root)
         workspace = Workspace.open(root)
-        store = FeatureStore(workspace, space)
+        store = FeatureWriter(workspace, space)
         kept = sorted(ALL - numbers_of(store.missing(digests_of(ALL)), digests_of))
         assert promised <= {*kept, *(path.name for path in root.glob(PACK))}
         for tap in space.taps:
@@ -213,7 +214,7 @@ def test_a_failed_call_is_an_error_and_nothing_promised_is_lost(disk, write_all,
 def test_a_commit_that_failed_can_be_called_again(disk, space, block_of, assert_kept):
     for k in itertools.count(1):
         root, fs = new_root(disk, k), FaultyDisk(bytes_per_write=2500)
-        store = FeatureStore(Workspace.open(root, fs=fs), space)
+        store = FeatureWriter(Workspace.open(root, fs=fs), space)
         store.append(block_of(range(4)))
         fs.fail_at, fs.error = fs.num_calls + k, OSError(errno.EIO, "Input/output error")
         try:
@@ -265,7 +266,7 @@ def test_the_power_may_go_after_a_dead_process_was_followed_by_another(
     for k in [k for k, name in every_call.items() if name == "fsync_path"]:
         root, fs = new_root(disk, k), FaultyDisk(k, Death())
         die(write_all, root, fs)  # with a name that is not synced
-        with FeatureStore(Workspace.open(root, fs=fs), space) as store:
+        with FeatureWriter(Workspace.open(root, fs=fs), space) as store:
             missing = numbers_of(store.missing(digests_of(ALL)), digests_of)
             store.append(block_of(sorted(missing)))
         assert_kept(after_power_cut(fs, root, *NOTHING), ALL)
@@ -317,7 +318,7 @@ def test_catalog_and_disk_may_disagree_in_every_way(
     written = {}
     for number, numbers in enumerate(batches):
         workspace = Workspace.open(disk / f"store{number}")
-        with FeatureStore(workspace, space) as store:
+        with FeatureWriter(workspace, space) as store:
             store.append(block_of(numbers))
         [(name, path)] = workspace.shards(space.id)
         written[name] = path.read_bytes()
@@ -345,7 +346,7 @@ import hashlib, resource, sys
 import numpy as np
 import flows.cli.app as cli
 from pipeline.types import FeatureBlock
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.features.spaces import list_spaces
 from storage.workspace import Workspace
 
@@ -355,7 +356,7 @@ def write():
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
     workspace = Workspace.open(root)
     [space] = list_spaces(workspace)
-    store = FeatureStore(workspace, space)
+    store = FeatureWriter(workspace, space)
     print("ready", flush=True)
     sys.stdin.readline()
     for start in range(first, last, step):
@@ -407,7 +408,7 @@ def go(process):
 @pytest.fixture
 def assert_all_there(space, block_of, digests_of):
     def check(root, num_rows):
-        store = FeatureStore(Workspace.open(root, create=False), space)
+        store = FeatureWriter(Workspace.open(root, create=False), space)
         assert store.missing(digests_of(range(num_rows))) == []
         for tap in space.taps:
             found = store.read(digests_of(range(num_rows)), tap.name)

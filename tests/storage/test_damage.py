@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import ConflictError, DamagedError
 from storage.disk.hashes import hash_file
 from storage.disk.staging import GRACE_SECONDS
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 from tests.soak import flips, writers
 from tests.soak.rows import SPACE
@@ -23,7 +23,7 @@ TWO_SHARDS = (range(4), range(4, 10))
 @pytest.fixture
 def filled(workspace, space, block_of):
     """A workspace with a shard of four rows and one of six."""
-    store = FeatureStore(workspace, space)
+    store = FeatureWriter(workspace, space)
     for numbers in TWO_SHARDS:
         store.append(block_of(numbers))
         store.commit()
@@ -40,7 +40,7 @@ def assert_completed(filled, space, block_of, digests_of):
     """What is missing is computed again, and then everything is right."""
 
     def check(missing):
-        store = FeatureStore(filled, space)
+        store = FeatureWriter(filled, space)
         assert store.missing(digests_of(range(10))) == digests_of(missing)
         with store:
             store.append(block_of(missing))
@@ -86,7 +86,7 @@ def test_writers_and_readers_do_not_disturb_each_other(tmp_path):
 def test_a_shard_removed_under_a_reader_costs_its_rows(
     filled, smaller_shard, space, digests_of, assert_completed, opened
 ):
-    reader = FeatureStore(filled, space)
+    reader = FeatureWriter(filled, space)
     assert reader.num_stored == 10
     if opened:
         reader.read(digests_of(range(10)), "top")
@@ -136,7 +136,7 @@ def read_only(filled, tmp_path):
 
 
 def test_a_read_only_disk_can_be_read_and_refuses_the_rest_in_one_sentence(read_only, space, block_of, digests_of):
-    store = FeatureStore(Workspace.open(read_only, create=False), space)
+    store = FeatureWriter(Workspace.open(read_only, create=False), space)
     assert store.missing(digests_of(range(11))) == digests_of([10])
     np.testing.assert_array_equal(store.read(digests_of(range(10)), "top"), block_of(range(10)).taps["top"])
     store.append(block_of([10]))
@@ -148,6 +148,6 @@ def test_a_read_only_disk_can_be_read_and_refuses_the_rest_in_one_sentence(read_
 
 def test_a_read_only_copy_without_its_catalog_is_one_sentence(filled, read_only, space, digests_of):
     filled.catalog.unlink()
-    store = FeatureStore(Workspace.open(read_only, create=False), space)
+    store = FeatureWriter(Workspace.open(read_only, create=False), space)
     with pytest.raises(ConflictError, match=r"Cannot use .*catalog\.db"):
         store.missing(digests_of(range(10)))

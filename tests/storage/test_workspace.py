@@ -80,8 +80,9 @@ def test_what_is_set_aside_is_kept_under_its_own_name(workspace):
 
 def test_a_workspace_may_have_an_undecodable_name(tmp_path, space, block_of, digests_of):
     from storage.features.store import FeatureStore
+    from storage.features.writer import FeatureWriter
 
     root = tmp_path / os.fsdecode(b"caf\xff ?#%41")
-    with FeatureStore(Workspace.open(root), space) as store:
+    with FeatureWriter(Workspace.open(root), space) as store:
         store.append(block_of([1]))
     assert FeatureStore(Workspace.open(root), space).missing(digests_of([1])) == []

@@ -18,7 +18,7 @@ from flows.requests import OnboardRequest
 from flows.settings import workspace_root
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.jsonable import to_json
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 from tests import factories
 
@@ -386,7 +386,7 @@ def test_a_run_that_is_asked_to_terminate_keeps_what_it_has_too(interrupted, war
     code, shown = stop_extracting(interrupted.folder, warm_workspace, signal.SIGTERM)
     assert code == 143, shown
     assert "stopped; what was computed is kept" in shown
-    with FeatureStore(Workspace.open(warm_workspace), get_backbone("efficientnet_lite0").space()) as store:
+    with FeatureWriter(Workspace.open(warm_workspace), get_backbone("efficientnet_lite0").space()) as store:
         assert 0 < store.num_stored < 400
 
 

@@ -12,7 +12,7 @@ from flows.features.backbone import taps_engine
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.engine.canary import TOLERANCE, relative_difference
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 from tests import factories
 
@@ -31,7 +31,7 @@ def test_where_there_is_a_gpu_keras_computes_the_same_features(first_run, tiny_d
     from storage.datasets.manifests import read_manifest
 
     by_keras, by_openvino = (
-        FeatureStore(Workspace.open(root), SPEC.space()) for root in (warm_workspace, first_run.workspace)
+        FeatureWriter(Workspace.open(root), SPEC.space()) for root in (warm_workspace, first_run.workspace)
     )
     assert isinstance(taps_engine(Workspace.open(warm_workspace), SPEC, 1), KerasEngine)
     digests = [image.digest for image in read_manifest(Workspace.open(warm_workspace), dataset.name).images]

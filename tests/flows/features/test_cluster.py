@@ -20,6 +20,7 @@ from pipeline.errors import ConflictError, NumericsError, ServerUnreachableError
 from pipeline.machine import usable_cores
 from storage.datasets.manifests import read_manifest
 from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 from tests import factories
 
@@ -68,7 +69,7 @@ def test_two_workers_store_what_one_process_stores(scheduler, pictures, warm_wor
     assert extracted.num_computed == NUM_PICTURES
     assert len(_shards(warm_workspace)) == -(-NUM_PICTURES // PART_ROWS)
     digests = [image.digest for image in read_manifest(Workspace.open(alone), pictures.name).images]
-    ours, theirs = (FeatureStore(Workspace.open(root), SPEC.space()) for root in (alone, warm_workspace))
+    ours, theirs = (FeatureWriter(Workspace.open(root), SPEC.space()) for root in (alone, warm_workspace))
     for tap in SPEC.taps:
         assert ours.read(digests, tap.name).tobytes() == theirs.read(digests, tap.name).tobytes()
 
@@ -82,7 +83,7 @@ def test_a_killed_worker_costs_at_most_its_part(scheduler, pictures, warm_worksp
     assert killer.killed not in _process_ids(scheduler)
     assert 0 < killer.num_stored_then < NUM_PICTURES
     assert extracted.num_images == NUM_PICTURES
-    store = FeatureStore(Workspace.open(warm_workspace), SPEC.space())
+    store = FeatureWriter(Workspace.open(warm_workspace), SPEC.space())
     assert (
         store.missing([image.digest for image in read_manifest(Workspace.open(warm_workspace), dataset.name).images])
         == []
@@ -115,7 +116,7 @@ def test_an_error_of_a_worker_comes_out_as_it_would_inline(scheduler, pictures, 
 
     block = canary_block(SPEC.recipe, engine)
     other = replace(block, taps={name: rows + 0.5 for name, rows in block.taps.items()})
-    FeatureStore(Workspace.open(warm_workspace), SPEC.space()).write_canary(other)
+    FeatureWriter(Workspace.open(warm_workspace), SPEC.space()).write_canary(other)
     dataset = _scan(pictures, warm_workspace)
 
     with pytest.raises(NumericsError) as inline:

@@ -18,7 +18,7 @@ from pipeline.errors import ConflictError, NotFoundError, UnknownNameError, Usag
 from pipeline.types import DECODERS
 from storage.datasets.manifests import read_manifest
 from storage.features.packs import open_pack
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.models.versions import get_model
 from storage.workspace import Workspace
 from tests import factories
@@ -52,7 +52,7 @@ def test_a_pack_has_everything_that_training_reads(again, tmp_path):
         assert [bytes(key) for key in file["key"][:]] == [image.digest for image in images]
         assert file["label"][:].tolist() == [image.label for image in images]
         top = file["features/top"][:]
-    store = FeatureStore(Workspace.open(again.workspace), get_backbone(DEFAULT_BACKBONE).space())
+    store = FeatureWriter(Workspace.open(again.workspace), get_backbone(DEFAULT_BACKBONE).space())
     np.testing.assert_array_equal(top.astype(np.float32), store.read([image.digest for image in images], "top"))
     assert [bytes(split).decode() for split in open_pack(path).splits] == [image.split for image in images]
 

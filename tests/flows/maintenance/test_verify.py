@@ -16,7 +16,7 @@ from pipeline.engine.canary import TOLERANCE
 from pipeline.jsonable import to_json
 from pipeline.types import FeatureBlock
 from storage.datasets.manifests import read_manifest
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 from tests.flows.maintenance.conftest import run_step
 
@@ -80,14 +80,14 @@ def num_stored(run):
 def test_a_row_that_this_machine_computes_otherwise_is_a_finding(moved):
     workspace, space = Workspace.open(moved.workspace), get_backbone(DEFAULT_BACKBONE).space()
     images = read_manifest(workspace, "shapes").images
-    store = FeatureStore(workspace, space)
+    store = FeatureWriter(workspace, space)
     digests = tuple(image.digest for image in images)
     taps = {tap.name: store.read(digests, tap.name) for tap in space.taps}
     taps["top"][5] *= np.float32(1 + 2 * TOLERANCE)
     for _, path in workspace.shards(space.id):
         path.unlink()
     store.missing([])
-    with FeatureStore(workspace, space) as other:
+    with FeatureWriter(workspace, space) as other:
         other.append(FeatureBlock(digests, taps))
     (finding,) = verify(str(moved.workspace), Quiet(), num_recomputed=100).findings
     assert (finding.what, finding.path) == ("row", str(moved.folder / images[5].path))

@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.errors import ConflictError
 from storage.disk.locks import Usage, alone
-from storage.features.store import FeatureStore
+from storage.features.store import StoredTaps, open_features
+from storage.features.writer import FeatureWriter
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -72,16 +73,19 @@ def test_a_folder_is_in_use_until_the_process_ends_however_that_ends(tmp_path, h
 
 
 def test_an_open_store_uses_its_space_from_its_first_row_on(workspace, space, block_of):
-    store = FeatureStore(workspace, space)
+    store = FeatureWriter(workspace, space)
     assert not workspace.space(space.id).exists()
     store.append(block_of([1]))
     store.commit()
     assert not is_free(workspace.space(space.id))
-    del store
+    store.close()
     assert is_free(workspace.space(space.id))
-    reader = FeatureStore(workspace, space)
+    with open_features(workspace, space):
+        assert not is_free(workspace.space(space.id))
+    assert is_free(workspace.space(space.id))
+    taps = StoredTaps(workspace, [space], [], ["top"])
     assert not is_free(workspace.space(space.id))
-    del reader
+    del taps
     assert is_free(workspace.space(space.id))
 
 

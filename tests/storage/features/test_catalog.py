@@ -7,12 +7,13 @@ import pytest
 from pipeline.errors import ConflictError
 from storage.features.catalog import Catalog
 from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 
 
 @pytest.fixture
 def filled(workspace, space, block_of):
     """A workspace with three shards of four rows, and two rejects."""
-    with FeatureStore(workspace, space) as store:
+    with FeatureWriter(workspace, space) as store:
         for start in (0, 4, 8):
             store.append(block_of(range(start, start + 4), rejected=[(bytes([start]) * 32, "no picture")]))
             store.commit()
@@ -22,7 +23,7 @@ def filled(workspace, space, block_of):
 @pytest.fixture
 def assert_all_there(space, block_of, digests_of):
     def check(workspace, and_also=()):
-        store = FeatureStore(workspace, space)
+        store = FeatureWriter(workspace, space)
         assert store.missing(digests_of([*range(13), *and_also])) == digests_of([12])
         assert store.num_stored == 12 + len(and_also)
         found = store.read(digests_of(range(12)), "top")
@@ -54,7 +55,7 @@ def test_a_catalog_that_is_wrong_about_a_shard_is_corrected(filled, space, block
     connection.commit()
     connection.close()
     # the orphan's recovery alone makes it right again, but rows 0-3 now point to two shards
-    store = FeatureStore(filled, space)
+    store = FeatureWriter(filled, space)
     with pytest.raises(DamagedError):
         store.read(digests_of(range(4)), "top")
     assert store.num_stored == 12
@@ -75,7 +76,7 @@ def test_an_unknown_shard_that_is_damaged_goes_to_quarantine(filled, space, dige
     _, path = sorted(filled.shards(space.id))[0]
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    store = FeatureStore(filled, space)
+    store = FeatureWriter(filled, space)
     assert store.num_stored == 8
     assert not path.exists()
     assert [kept.name[9:] for kept in filled.quarantine.iterdir()] == [path.name]
@@ -85,7 +86,7 @@ def test_an_unknown_shard_that_is_damaged_goes_to_quarantine(filled, space, dige
 def test_a_shard_that_vanished_is_forgotten(filled, space, digests_of):
     _, path = sorted(filled.shards(space.id))[0]
     path.unlink()
-    store = FeatureStore(filled, space)
+    store = FeatureWriter(filled, space)
     assert store.num_stored == 8
     assert len(store.missing(digests_of(range(12)))) == 4
 
@@ -134,7 +135,7 @@ def test_foreign_files_among_the_shards_are_left_alone(filled, assert_all_there,
 def test_a_catalog_that_holds_nonsense_is_built_anew(
     filled, space, block_of, digests_of, assert_all_there, change, is_open
 ):
-    store = FeatureStore(filled, space)
+    store = FeatureWriter(filled, space)
     if is_open:
         store.rejects([])
     connection = sqlite3.connect(filled.catalog)
@@ -151,7 +152,7 @@ def test_a_catalog_that_holds_nonsense_is_built_anew(
 def test_a_catalog_overwritten_while_a_store_is_open_is_built_anew(
     filled, space, block_of, digests_of, assert_all_there
 ):
-    with FeatureStore(filled, space) as store:
+    with FeatureWriter(filled, space) as store:
         assert store.num_stored == 12
         filled.catalog.write_bytes(b"rubbish" * 5000)
         store.append(block_of([20]))
@@ -161,7 +162,7 @@ def test_a_catalog_overwritten_while_a_store_is_open_is_built_anew(
 
 
 def test_rows_that_a_catalog_under_construction_does_not_know_yet_are_not_missing(filled, space, digests_of):
-    store = FeatureStore(filled, space)
+    store = FeatureWriter(filled, space)
     assert store.num_stored == 12
     connection = sqlite3.connect(filled.catalog)
     connection.execute("DELETE FROM shards WHERE sequence > 1")
@@ -171,7 +172,7 @@ def test_rows_that_a_catalog_under_construction_does_not_know_yet_are_not_missin
 
 
 def test_nothing_is_read_again_after_a_commit(filled, space, block_of, digests_of, monkeypatch):
-    store = FeatureStore(filled, space)
+    store = FeatureWriter(filled, space)
     assert store.num_stored == 12
     asked = []
     shards = Catalog.shards

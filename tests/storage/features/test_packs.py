@@ -11,7 +11,7 @@ from pipeline.errors import ConflictError, DamagedError, DataError, NotFoundErro
 from pipeline.types import Image
 from storage.features import packs
 from storage.features.packs import open_pack, write_pack
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 
 NUMBERS = [7, 2, 9, 0, 4]
 CLASSES = ("déjà vu", "plain")
@@ -20,7 +20,7 @@ CLASSES = ("déjà vu", "plain")
 @pytest.fixture
 def store(workspace, space, block_of):
     """Ten images in two shards."""
-    store = FeatureStore(workspace, space)
+    store = FeatureWriter(workspace, space)
     for numbers in (range(6), range(6, 10)):
         store.append(block_of(numbers))
         store.commit()

@@ -15,7 +15,8 @@ from flows.progress import Quiet
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, NumericsError, UnknownNameError
 from pipeline.types import FeatureBlock
 from storage.features.spaces import list_spaces
-from storage.features.store import COMMIT_SECONDS, SHARD_ROWS, FeatureStore, StoredTaps
+from storage.features.store import SHARD_ROWS, FeatureStore, StoredTaps, open_features
+from storage.features.writer import COMMIT_SECONDS, FeatureWriter
 from storage.maintenance.verification import Verification
 from storage.workspace import Workspace
 from tests.factories import rewrite_document
@@ -25,13 +26,13 @@ REPOSITORY = Path(__file__).parents[3]
 
 @pytest.fixture
 def store(workspace, space):
-    return FeatureStore(workspace, space)
+    return FeatureWriter(workspace, space)
 
 
 @pytest.fixture
 def another(workspace, space):
     """The same store as another process would open it."""
-    return lambda: FeatureStore(workspace, space)
+    return lambda: FeatureWriter(workspace, space)
 
 
 def num_shards(workspace, space):
@@ -81,9 +82,9 @@ def test_rejected_pictures_are_not_tried_again_under_the_same_recipe(store, work
     store.commit()
     assert store.missing([good, bad]) == [good]
     assert store.rejects([good, bad]) == {bad: "truncated"}
-    same_recipe = FeatureStore(workspace, replace(space, weights_sha256="cd" * 32))
+    same_recipe = FeatureWriter(workspace, replace(space, weights_sha256="cd" * 32))
     assert same_recipe.missing([good, bad]) == [good]
-    other_recipe = FeatureStore(workspace, replace(space, recipe=replace(space.recipe, decoder="other")))
+    other_recipe = FeatureWriter(workspace, replace(space, recipe=replace(space.recipe, decoder="other")))
     assert other_recipe.missing([good, bad]) == [good, bad]
 
 
@@ -187,7 +188,7 @@ def test_a_large_block_becomes_several_shards(store, workspace, space, block_of,
 
 def test_a_commit_comes_after_half_a_minute_of_work(workspace, space, block_of):
     now = [0.0]
-    store = FeatureStore(workspace, space, clock=lambda: now[0])
+    store = FeatureWriter(workspace, space, clock=lambda: now[0])
     store.append(block_of([1]))
     now[0] += COMMIT_SECONDS - 1
     store.append(block_of([2]))
@@ -275,7 +276,7 @@ def test_a_descriptor_that_disagrees_is_an_error(workspace, space, store, block_
     descriptor["recipe"]["resize"] = "nearest"
     rewrite_document(path, descriptor=descriptor)
     with pytest.raises(DamagedError, match="another feature space"):
-        FeatureStore(workspace, space)
+        FeatureWriter(workspace, space)
 
 
 def test_a_canary_is_written_once(store, another, block_of):
@@ -307,13 +308,14 @@ from storage.datasets import manifests
 from storage.models import versions as models
 from storage import measurements as records
 from storage.datasets.digests import DigestMemory
-from storage.features.store import FeatureStore
+from storage.features.store import open_features
 from storage.features.spaces import list_spaces
 from storage.workspace import Workspace
 workspace = Workspace.open({str(workspace.root)!r})
 DigestMemory(workspace).recall("/", [])
 [space] = list_spaces(workspace)
-assert FeatureStore(workspace, space).missing([hashlib.sha256(b"1").digest()]) == []
+with open_features(workspace, space) as store:
+    assert store.missing([hashlib.sha256(b"1").digest()]) == []
 print(*sorted({{"h5py", "xxhash", "tensorflow", "PIL"}} & set(sys.modules)))
 """
     done = subprocess.run(
@@ -330,34 +332,34 @@ print(*sorted({{"h5py", "xxhash", "tensorflow", "PIL"}} & set(sys.modules)))
 def test_a_workspace_can_be_read_without_being_made(workspace, space, store, block_of, digests_of):
     store.append(block_of([1]))
     store.commit()
-    reader = FeatureStore(Workspace.open(workspace.root, create=False), space)
-    np.testing.assert_array_equal(reader.read(digests_of([1]), "top"), block_of([1]).taps["top"])
+    with open_features(Workspace.open(workspace.root, create=False), space) as reader:
+        np.testing.assert_array_equal(reader.read(digests_of([1]), "top"), block_of([1]).taps["top"])
 
 
 # ── one tap at a time ────────────────────────────────────────────────────────────────────────────
 
 
-def test_stored_taps_are_read_when_asked_for(store, space, block_of, digests_of, monkeypatch):
+def test_stored_taps_are_read_when_asked_for(workspace, store, space, block_of, digests_of, monkeypatch):
     store.append(block_of([1, 2, 3]))
     store.commit()
     read = []
     monkeypatch.setattr(FeatureStore, "read", lambda self, digests, tap: read.append(tap))
     first, second = (tap.name for tap in space.taps[:2])
-    taps = StoredTaps([store], digests_of([3, 1]), (first, second))
+    taps = StoredTaps(workspace, [space], digests_of([3, 1]), (first, second))
     assert (list(taps), len(taps), read) == ([first, second], 2, [])
     taps[second]
     assert read == [second]
 
 
-def test_stored_taps_are_the_rows_of_their_images_store_after_store(store, space, block_of, digests_of):
+def test_stored_taps_are_the_rows_of_their_images_space_after_space(workspace, store, space, block_of, digests_of):
     store.append(block_of([1, 2, 3]))
     store.commit()
     name = space.taps[0].name
-    taps = StoredTaps([store, store], digests_of([3, 1]), (name,))
+    taps = StoredTaps(workspace, [space, space], digests_of([3, 1]), (name,))
     once = store.read(digests_of([3, 1]), name)
     np.testing.assert_array_equal(taps[name], np.concatenate([once, once]))
 
 
-def test_a_tap_that_was_not_asked_for_at_first_is_not_there(store, digests_of):
+def test_a_tap_that_was_not_asked_for_at_first_is_not_there(workspace, space, digests_of):
     with pytest.raises(KeyError):
-        StoredTaps([store], digests_of([1]), ("top",))["stage3_gap"]
+        StoredTaps(workspace, [space], digests_of([1]), ("top",))["stage3_gap"]

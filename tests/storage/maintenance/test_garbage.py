@@ -22,7 +22,7 @@ from pipeline.types import Image, Manifest
 from storage.datasets.manifests import write_manifest
 from storage.disk.atomic import Fs
 from storage.features.catalog import Catalog
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.maintenance.garbage import Limits, collect
 from storage.maintenance.verification import Verification
 from storage.models.engines import new_engine
@@ -52,7 +52,7 @@ def manifest_of(digests_of):
 def pristine(tmp_path_factory, space, block_of, manifest_of):
     """Rows 0-11 in three shards, of which a dataset has 0-5, all of it written two days ago."""
     workspace = Workspace.open(tmp_path_factory.mktemp("pristine") / "workspace")
-    with FeatureStore(workspace, space) as store:
+    with FeatureWriter(workspace, space) as store:
         store.write_canary(block_of([100]))
         for start in (0, 4, 8):
             store.append(block_of(range(start, start + 4)))
@@ -72,7 +72,7 @@ def stored(space, block_of, digests_of):
     """The numbers of the rows that are stored, having read them all."""
 
     def numbers(workspace, space=space):
-        store = FeatureStore(workspace, space)
+        store = FeatureWriter(workspace, space)
         kept = [n for n in range(30) if not store.missing(digests_of([n]))]
         for tap in space.taps:
             np.testing.assert_array_equal(store.read(digests_of(kept), tap.name), block_of(kept).taps[tap.name])
@@ -149,7 +149,7 @@ def test_rows_that_nothing_needs_go_and_the_others_stay_as_they_are(workspace, s
 
 def test_a_dataset_keeps_its_rows_in_every_space(workspace, space, block_of, stored):
     other = replace(space, weights_sha256="cd" * 32)
-    with FeatureStore(workspace, other) as store:
+    with FeatureWriter(workspace, other) as store:
         store.append(block_of(range(2, 10)))
     del store
     age(workspace.root, 2 * DAY)
@@ -188,7 +188,7 @@ def test_a_space_of_which_nothing_is_needed_goes_with_its_last_shard(workspace, 
     collect(workspace, [], Limits(), delete=True)
     assert not workspace.space(space.id).exists()
     assert stored(workspace) == []
-    with FeatureStore(workspace, space) as store:
+    with FeatureWriter(workspace, space) as store:
         store.append(block_of([20]))
     assert stored(workspace) == [20]
 
@@ -263,12 +263,12 @@ def test_only_the_oldest_go_where_a_size_is_given_and_never_what_is_needed(works
 
 HOLDER = """
 import sys
-from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.features.spaces import list_spaces
 from storage.workspace import Workspace
 workspace = Workspace.open(sys.argv[1])
 [space] = list_spaces(workspace)
-store = FeatureStore(workspace, space)
+store = FeatureWriter(workspace, space)
 print("ready", flush=True)
 sys.stdin.read()
 """

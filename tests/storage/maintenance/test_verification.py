@@ -17,6 +17,7 @@ from storage.datasets.manifests import write_manifest
 from storage.datasets.registrations import write_registration
 from storage.disk.locks import alone
 from storage.features.store import FeatureStore
+from storage.features.writer import FeatureWriter
 from storage.maintenance.verification import Verification
 from storage.measurements import write_measurement
 from storage.models.engines import new_engine
@@ -68,7 +69,7 @@ def execute(database, statement):
 def pristine(tmp_path_factory, space, block_of, digests_of):
     """A workspace with one of everything: 4 shards of 6 rows, rejects, a canary, a dataset, a model, an engine."""
     workspace = Workspace.open(tmp_path_factory.mktemp("pristine") / "workspace")
-    with FeatureStore(workspace, space) as store:
+    with FeatureWriter(workspace, space) as store:
         store.write_canary(block_of([100, 101]))
         for start in range(0, 24, 6):
             store.append(block_of(range(start, start + 6), [(bytes([start]) * 32, "truncated")]))
@@ -103,7 +104,7 @@ def assert_whole(space, block_of, digests_of):
     """Everything can be computed again, nothing wrong is read, and nothing more is found."""
 
     def check(workspace, num_missing):
-        with FeatureStore(workspace, space) as store:
+        with FeatureWriter(workspace, space) as store:
             missing = [n for n in range(24) if store.missing(digests_of([n]))]
             assert len(missing) == num_missing
             store.append(block_of(missing))
@@ -165,7 +166,7 @@ def test_a_shard_whose_rows_fail_their_checksums_is_found_though_its_name_is_rig
 ):
     from storage.features.shards import encode_shard, to_stored
 
-    store = FeatureStore(workspace, space)
+    store = FeatureWriter(workspace, space)
     good = encode_shard(space, digests_of([30]), to_stored(space, block_of([30])))
     row = to_stored(space, block_of([30]))["top"].tobytes()
     assert good.count(row) == 1
@@ -354,7 +355,7 @@ def test_what_others_commit_meanwhile_is_no_damage(workspace, space, block_of, d
     numbers = iter(range(100, 200))
 
     def commit():
-        with FeatureStore(workspace, space) as store:
+        with FeatureWriter(workspace, space) as store:
             store.append(block_of([next(numbers)]))
 
     assert verify(workspace.root, Listener(commit)).findings == []
