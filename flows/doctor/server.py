@@ -193,8 +193,8 @@ def _check_schedules(state: ServerState) -> list[Check]:
 
 def _makes_no_runs(schedule: str) -> Check:
     advice = (
-        "The server's scheduler does not work. Install SQLAlchemy below 2.1 where the server runs "
-        '(pip install "sqlalchemy<2.1"), check that its services are not switched off, and restart it.'
+        "The server's scheduler does not work. Install headstart's constraints.txt where the server runs (Prefect 3.8 "
+        "makes no runs with SQLAlchemy 2.1), check that its services are not switched off, and restart it."
     )
     return Check("schedules", "problem", f"{schedule}: it is active, but has no future run.", advice)
 
