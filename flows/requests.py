@@ -1,80 +1,396 @@
-"""What runs are asked to do: one frozen request for each kind."""
+"""What runs are asked to do, each request written once.
+
+The options of a command, the form in Prefect's UI, what `refresh` remembers and the arguments of the Python interface
+are the fields of these classes, with their bounds and their words.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pipeline.backbones.table import AUTO_MINUTES, DEFAULT_BACKBONE
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from flows.forms import CONFIG, Request, drop_down, on_worker, optional
+from flows.settings import HOME_VARIABLE, workspace_root
+from pipeline.backbones.table import AUTO, AUTO_MINUTES, BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
 from pipeline.decision.nouns import Strategy
 from pipeline.decision.schedule import AUDIT_EPOCHS, CHECKPOINT_SECONDS
+from pipeline.errors import UsageError
+from pipeline.jsonable import to_json
+from storage.datasets.names import NAME_PATTERN, parse_dataset_name
 
 if TYPE_CHECKING:
     from pipeline.decision.plan import Wishes
+    from storage.maintenance.garbage import Limits
+
+MAX_VIEWS = 64
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+SPAN = r"^[0-9]+(\.[0-9]+)? ?[smhdwSMHDW]$"
+FILE_SIZE = r"^[0-9]+(\.[0-9]+)? ?[kKmMgGtT]?[bB]$"
 
 
-@dataclass(frozen=True, slots=True)
-class OnboardRequest:
-    """What a run is asked to do."""
+def parse_seconds(span: str) -> float:
+    """Read a span of time.
 
-    folder: str  # or a table (CSV) that names the pictures below its own folder
-    workspace: str
-    name: str | None = None  # of the dataset; by default that of the folder or table
-    backbone: str = DEFAULT_BACKBONE
-    weights: str | None = None  # of a backbone that is not embedded: "imagenet", "none" or a file
-    recipe: str = "exact"  # or "scaled": large JPEGs are decoded smaller, several times faster
-    size: int | None = None  # pixels, side of the square given to the network; by default its own
-    views: int = 0  # augmented views of each training picture that the head trains on, beside the original
-    rehash: bool = False  # read every file again instead of trusting size and time
-    case: int | None = None  # 1 to 4, instead of the rule's
-    strategy: Strategy | None = None  # instead of the case's
-    auto_minutes: float = AUTO_MINUTES  # that comparing backbones may take, where `backbone` is "auto"
-    by: str = ""  # who asks; named beside what they chose instead of the rule
+    >>> parse_seconds("36h")
+    129600.0
+    """
+    return float(span[:-1]) * SECONDS[span[-1].lower()]
+
+
+def _check(pattern: str, wanted: str) -> AfterValidator:
+    """Accept text of a pattern, without the space around it."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text.strip()):
+            raise UsageError(f"{text!r} is not {wanted}.")
+        return text.strip()
+
+    return AfterValidator(check)
+
+
+Span = Annotated[
+    str,
+    _check(SPAN, "a span of time such as 30d or 36h. Units: s, m, h, d, w"),
+    Field(json_schema_extra={"pattern": SPAN}),
+]
+FileSize = Annotated[
+    str,
+    _check(FILE_SIZE, "a size such as 20GB or 500MB. Units: B, KB, MB, GB, TB"),
+    Field(json_schema_extra={"pattern": FILE_SIZE}),
+]
+Workspace = Annotated[
+    str,
+    BeforeValidator(lambda given: str(workspace_root(given)), json_schema_input_type=str | None),
+    Field(
+        validate_default=True,
+        title="Workspace",
+        description=f"Folder for everything that headstart writes. Default: {HOME_VARIABLE}, or your data folder.",
+    ),
+]
+OWN: Any = None  # the workspace that the environment names, looked up when the request is made
+Folder = Annotated[
+    str,
+    Field(
+        min_length=1,
+        title="Folder or table",
+        description="One folder per class, train/val/test folders of these, or a CSV table.",
+        json_schema_extra=on_worker(),
+    ),
+]
+Model = Annotated[str, Field(title="Model", description="NAME, NAME@VERSION or a model's folder.")]
+ModelName = Annotated[
+    str, Field(title="Model", description="Name of the model, which is that of its dataset.", pattern=NAME_PATTERN)
+]
+Top = Annotated[
+    int, Field(ge=1, le=1000, title="Top classes", description="How many classes to name for each picture.")
+]
+Checkpoint = Annotated[
+    float,
+    Field(
+        ge=0,
+        title="Seconds between checkpoints",
+        description="Seconds between checkpoints. At most this much work is lost if the process is killed.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class FeatureOptions:
+    """How pictures become features. The defaults fit most datasets."""
+
+    TITLE: ClassVar[str] = "Features"
+
+    backbone: Annotated[
+        str,
+        Field(
+            title="Backbone",
+            description=f"Pretrained network: {DEFAULT_BACKBONE}, one of keras.applications such as resnet50, or "
+            f"{AUTO} to try the installed ones on a sample and take the best.",
+            json_schema_extra={"enum": [*BACKBONE_NAMES, AUTO]},
+        ),
+    ] = DEFAULT_BACKBONE
+    auto_minutes: Annotated[
+        float,
+        Field(ge=0, title="Minutes for auto", description=f"Approximate time limit for backbone {AUTO}, in minutes."),
+    ] = AUTO_MINUTES
+    weights: Annotated[
+        str | None,
+        Field(
+            title="Weights",
+            description="For a network of keras.applications: imagenet (Keras downloads them), none, or a file. "
+            "Default: imagenet.",
+        ),
+    ] = None
+    recipe: Annotated[
+        Literal["exact", "scaled"],
+        Field(
+            title="Recipe",
+            description="scaled decodes large JPEGs at a smaller size: faster, with slightly different features.",
+        ),
+    ] = "exact"
+    size: Annotated[
+        int | None,
+        Field(
+            title="Size",
+            description=f"Side in pixels of the square that the network sees: a multiple of {SIZES.step} from "
+            f"{SIZES[0]} to {SIZES[-1]}. Default: the network's own.",
+            json_schema_extra=optional(minimum=SIZES[0], maximum=SIZES[-1], multipleOf=SIZES.step),
+        ),
+    ] = None
+    views: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MAX_VIEWS,
+            title="Augmented views",
+            description="Augmented views of each training picture to compute and train on.",
+        ),
+    ] = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class DecisionOptions:
+    """Decide differently from the rule. The plan records who did."""
+
+    TITLE: ClassVar[str] = "Decision"
+
+    case: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=4,
+            title="Case",
+            description="Use this case instead of the measured one: 1 small and similar, 2 small and different, "
+            "3 large and similar, 4 large and different.",
+            json_schema_extra=drop_down(1, 2, 3, 4),
+        ),
+    ] = None
+    strategy: Annotated[
+        Strategy | None,
+        Field(
+            title="Strategy",
+            description="Use this strategy instead of the case's.",
+            json_schema_extra=drop_down(*get_args(Strategy)),
+        ),
+    ] = None
+    by: Annotated[
+        str, Field(max_length=200, title="Asked by", description="Who overrides the rule, if someone does.")
+    ] = ""
 
     def wishes(self) -> Wishes:
+        """Return what is wanted instead of what the rule says."""
         from pipeline.decision.plan import Wishes  # NumPy: not for the help of a command
 
         return Wishes(self.case, self.strategy, self.by)
 
 
-@dataclass(frozen=True, slots=True)
-class FinetuneRequest:
-    """What a run is asked to do."""
+@dataclass(frozen=True, config=CONFIG)
+class ExtractRequest(FeatureOptions, Request):
+    """Compute the features of a dataset."""
 
-    name: str  # of the model, which is that of its dataset
-    workspace: str
-    epochs: int | None = None  # at most so many; by default by a table
-    layer_decay: float = 1.0  # rate of each stage over that of the stage behind it
-    unfreeze_epochs: float = 0.0  # the head learns alone for so long, then stage after stage joins
-    checkpoint_seconds: float = CHECKPOINT_SECONDS  # what a kill costs at most
+    CARDS: ClassVar[Mapping[str, type[Any]]] = {"features": FeatureOptions}
+    PATHS: ClassVar[tuple[str, ...]] = ("folder", "workspace", "weights")
 
-
-@dataclass(frozen=True, slots=True)
-class AuditRequest:
-    """What an audit is asked to do."""
-
-    name: str  # of the model, which is that of its dataset
-    workspace: str
-    epochs: int = AUDIT_EPOCHS  # of fine-tuning: the budget of every strategy that trains a whole network
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshRequest:
-    """What a run is asked to do."""
-
-    workspace: str
-    names: tuple[str, ...] = ()  # of datasets; none: all that are known
-    force: bool = False  # train even where too little changed to matter
+    folder: Folder
+    workspace: Workspace = OWN
+    name: Annotated[
+        str | None,
+        AfterValidator(lambda name: name and parse_dataset_name(name)),
+        Field(
+            title="Dataset name",
+            description="Name of the dataset. Default: that of the folder or table.",
+            json_schema_extra=optional(pattern=NAME_PATTERN),
+        ),
+    ] = None
+    rehash: Annotated[
+        bool,
+        Field(title="Rehash", description="Re-read every file, even if its size and modification time are unchanged."),
+    ] = False
 
 
-@dataclass(frozen=True, slots=True)
-class PredictBatchRequest:
-    """What to predict, and where to."""
+@dataclass(frozen=True, config=CONFIG)
+class OnboardRequest(DecisionOptions, ExtractRequest):
+    """Bring a dataset to a trained model."""
 
-    model: str  # NAME, the version that serves, or NAME@VERSION, or a model's folder
-    folder: str
-    output: str  # a .csv or .parquet file
-    workspace: str
-    top: int = 3  # classes named per picture
-    every: bool = False  # also predict again what another version of the model has predicted
+    CARDS: ClassVar[Mapping[str, type[Any]]] = {"features": FeatureOptions, "decision": DecisionOptions}
+
+    def to_remember(self) -> dict[str, object]:
+        """Return what must be known to ask the same again, from any folder."""
+        here = ("workspace", "name", "rehash")  # the workspace may move, and the name is that of the dataset
+        return {name: value for name, value in to_json(self.anywhere()).items() if name not in here}
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class TrainingOptions:
+    """How the network is trained. The defaults follow a table."""
+
+    TITLE: ClassVar[str] = "Training"
+
+    epochs: Annotated[
+        int | None,
+        Field(
+            ge=1, title="Epochs", description="Maximum number of epochs. Default: depends on the size of the dataset."
+        ),
+    ] = None
+    layer_decay: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=1.0,
+            title="Layer-wise decay",
+            description="Learning rate of each stage, as a fraction of the next deeper stage's.",
+        ),
+    ] = 1.0
+    unfreeze_epochs: Annotated[
+        float,
+        Field(
+            ge=0,
+            title="Unfreezing",
+            description="Train only the head for this many epochs, then add stage after stage.",
+        ),
+    ] = 0.0
+    checkpoint_seconds: Checkpoint = CHECKPOINT_SECONDS
+
+
+@dataclass(frozen=True, config=CONFIG)
+class FinetuneRequest(TrainingOptions, Request):
+    """Train the whole network of a model that has a head."""
+
+    CARDS: ClassVar[Mapping[str, type[Any]]] = {"schedule": TrainingOptions}
+
+    name: ModelName
+    workspace: Workspace = OWN
+
+
+@dataclass(frozen=True, config=CONFIG)
+class AuditRequest(Request):
+    """Run the strategies that a plan rejected."""
+
+    name: ModelName
+    workspace: Workspace = OWN
+    epochs: Annotated[
+        int,
+        Field(
+            ge=1,
+            title="Epochs",
+            description="Budget of every strategy that trains a whole network: this many epochs of fine-tuning, and "
+            "as many multiply-adds for a network from scratch.",
+        ),
+    ] = AUDIT_EPOCHS
+    checkpoint_seconds: Checkpoint = CHECKPOINT_SECONDS
+
+
+@dataclass(frozen=True, config=CONFIG)
+class RefreshRequest(Request):
+    """Read datasets again."""
+
+    workspace: Workspace = OWN
+    names: Annotated[
+        tuple[str, ...], Field(title="Datasets", description="Names of onboarded datasets. Default: all of them.")
+    ] = ()
+    force: Annotated[bool, Field(title="Force", description="Train even if too little has changed to matter.")] = False
+
+
+@dataclass(frozen=True, config=CONFIG)
+class PredictRequest(Request):
+    """Predict pictures."""
+
+    PATHS: ClassVar[tuple[str, ...]] = ()
+
+    model: Model
+    paths: Annotated[
+        tuple[str, ...], Field(min_length=1, title="Pictures", description="Pictures, or folders of pictures.")
+    ]
+    workspace: Workspace = OWN
+    top: Top = 3
+
+
+@dataclass(frozen=True, config=CONFIG)
+class PredictBatchRequest(Request):
+    """Predict the new pictures of a folder, into one table."""
+
+    PATHS: ClassVar[tuple[str, ...]] = ("folder", "output", "workspace")
+
+    model: Annotated[
+        Model,
+        Field(
+            description="NAME (the version that serves when it runs), NAME@VERSION or a model's folder.",
+            json_schema_extra={"pattern": NAME_PATTERN.replace("$", "(@[0-9]+)?$")},
+        ),
+    ]
+    folder: Annotated[
+        str,
+        Field(
+            min_length=1,
+            title="Folder of pictures",
+            description="Folder of pictures; those below it are included.",
+            json_schema_extra=on_worker(),
+        ),
+    ]
+    output: Annotated[
+        str,
+        Field(
+            title="Table of predictions",
+            description="The table to write, outside the folder: a .csv or .parquet file.",
+            json_schema_extra=on_worker(pattern=r"^.+\.(csv|parquet)$"),
+        ),
+    ]
+    workspace: Workspace = OWN
+    top: Top = 3
+    every: Annotated[
+        bool,
+        Field(title="Every picture", description="Also predict again what another version of the model has predicted."),
+    ] = False
+
+
+@dataclass(frozen=True, config=CONFIG)
+class VerifyRequest(Request):
+    """Check a workspace."""
+
+    workspace: Workspace = OWN
+    recompute: Annotated[
+        int,
+        Field(
+            ge=0, title="Rows to recompute", description="Also compute this many stored rows again and compare them."
+        ),
+    ] = 0
+    seed: Annotated[
+        int | None, Field(title="Seed", description="Chooses the rows to recompute. Default: others each time.")
+    ] = None
+
+
+@dataclass(frozen=True, config=CONFIG)
+class GcRequest(Request):
+    """Find what no dataset and no model needs."""
+
+    workspace: Workspace = OWN
+    delete: Annotated[bool, Field(title="Delete", description="Remove it. Without this, it is only listed.")] = False
+    older_than: Annotated[Span, Field(title="Older than", description="Only what is older than this, such as 30d.")] = (
+        "0d"
+    )
+    max_size: Annotated[
+        FileSize | None,
+        Field(title="Largest size", description="Only the oldest, until the workspace is smaller than this, as 20GB."),
+    ] = None
+    keep_versions: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            title="Keep versions",
+            description="Also remove old model versions, keeping this many of the newest. Default: keep all.",
+        ),
+    ] = None
+    grace: Annotated[Span, Field(title="Grace", description="Never touch what is younger than this.")] = "24h"
+
+    def limits(self) -> Limits:
+        """Return the bounds as numbers."""
+        from pydantic import ByteSize, TypeAdapter
+
+        from storage.maintenance.garbage import Limits
+
+        size = TypeAdapter(ByteSize).validate_python(self.max_size) if self.max_size else None
+        return Limits(parse_seconds(self.grace), parse_seconds(self.older_than), size)

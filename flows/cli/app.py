@@ -297,10 +297,12 @@ def gc(
 ) -> None:
     """Find features and files that no dataset and no model needs. Removes nothing without --delete."""
     from flows.cli import render
+    from flows.forms import parse_request
     from flows.maintenance.gc import gc as run_gc
-    from flows.maintenance.gc import parse_limits
+    from flows.requests import GcRequest
 
-    limits = parse_limits(older_than, max_size, grace)
+    given = {"older_than": older_than, "max_size": max_size, "grace": grace, "workspace": workspace}
+    limits = parse_request(GcRequest, given).limits()
     result = run_gc(str(workspace_root(workspace)), limits, delete, keep_versions)
     render.json_object(result) if json else render.collected(result)
 
@@ -365,13 +367,14 @@ def _request(
     auto_minutes: float = AUTO_MINUTES,
 ) -> Any:
     check_choice(backbone, weights, size)  # answered before anything is read
+    from flows.forms import parse_request
     from flows.requests import OnboardRequest
 
     root = str(workspace_root(workspace))
     by = user_name() if case or strategy else ""
-    return OnboardRequest(
-        folder, root, name, backbone, weights, recipe, size, views, rehash, case, strategy, auto_minutes, by
-    )
+    given: Any = {"folder": folder, "workspace": root, "name": name, "backbone": backbone, "weights": weights}
+    given |= {"recipe": recipe, "size": size, "views": views, "rehash": rehash, "case": case, "strategy": strategy}
+    return parse_request(OnboardRequest, {**given, "auto_minutes": auto_minutes, "by": by})
 
 
 def _steps(runner: str | None) -> Steps:

@@ -67,7 +67,12 @@ def finetune(
     from flows.service import submit as submission
 
     request = FinetuneRequest(
-        name, str(workspace_root(workspace)), epochs, layer_decay, unfreeze_epochs, checkpoint_seconds
+        name,
+        str(workspace_root(workspace)),
+        epochs=epochs,
+        layer_decay=layer_decay,
+        unfreeze_epochs=unfreeze_epochs,
+        checkpoint_seconds=checkpoint_seconds,
     )
     if check_wait(submit, wait):
         tell_submitted(lambda asked: submission.submit_finetune(asked, retry), request, wait, json)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,45 +11,11 @@ from pathlib import Path
 from flows.features.backbone import engine_id, list_backbones
 from flows.prediction.files import classifier_engine_id
 from flows.versions.promote import list_heads
-from pipeline.errors import NotFoundError, UsageError
+from pipeline.errors import NotFoundError
 from storage.jobs.folder import list_folders, read_document
 from storage.maintenance.garbage import Garbage, Limits, collect
 from storage.models.versions import find_serving, list_models, serving_version
 from storage.workspace import Workspace
-
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-def parse_seconds(text: str) -> float:
-    """Read a span of time.
-
-    >>> parse_seconds("36h")
-    129600.0
-    """
-    return _parse_quantity(text, SECONDS, "a span of time such as 30d or 36h")
-
-
-def parse_bytes(text: str) -> int:
-    """Read a size.
-
-    >>> parse_bytes("1.5GB")
-    1500000000
-    """
-    return int(_parse_quantity(text, BYTES, "a size such as 20GB or 500MB"))
-
-
-def _parse_quantity(text: str, units: Mapping[str, int], wanted: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-zA-Z]+)", text.strip())
-    factor = match and next((units[unit] for unit in units if unit.lower() == match[2].lower()), None)
-    if not match or factor is None:
-        raise UsageError(f"{text!r} is not {wanted}. Units: {', '.join(units)}.")
-    return float(match[1]) * factor
-
-
-def parse_limits(older_than: str, max_size: str | None, grace: str) -> Limits:
-    """Read the options of `headstart gc`."""
-    return Limits(parse_seconds(grace), parse_seconds(older_than), parse_bytes(max_size) if max_size else None)
 
 
 @dataclass(frozen=True, slots=True)

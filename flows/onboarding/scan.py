@@ -6,38 +6,34 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.requests import OnboardRequest
+from flows.requests import ExtractRequest
 from flows.stopwatch import stage
 from pipeline.dataset.manifest import Picture, build_manifest
-from pipeline.errors import UsageError
 from pipeline.types import Digest, FileEntry, Rejected
 from storage.datasets.digests import DigestMemory
 from storage.datasets.folder import Listing, list_dataset
 from storage.datasets.manifests import DatasetRef, write_manifest
-from storage.datasets.names import dataset_name, parse_dataset_name
+from storage.datasets.names import dataset_name
 from storage.datasets.table import is_table, list_table
 from storage.workspace import Workspace
 
 FILES_REMEMBERED_AT_ONCE = 4096  # how many must be read again if a first scan is killed, at most
 
 
-def scan(workspace: Workspace, request: OnboardRequest) -> DatasetRef:
+def scan(workspace: Workspace, request: ExtractRequest) -> DatasetRef:
     """Read a dataset's folder or table into a manifest. Unchanged files are not opened."""
     with stage("scan"):
-        if not request.folder:
-            raise UsageError("The dataset folder is empty text, perhaps an unset variable. Name a folder or a table.")
-        name = parse_dataset_name(request.name) if request.name else None
         root, source, walked = _list_pictures(request.folder)
         digests, unusable = _identify(workspace, root, walked.files, request.rehash)
         manifest = build_manifest(
-            name or dataset_name(source),
+            request.name or dataset_name(source),
             root,
             [Picture(entry, digests[entry.path]) for entry in walked.files if entry.path in digests],
             sorted([*walked.rejected, *unusable], key=lambda item: item.path),
             walked.notes,
             walked.exclusive,
         )
-        return write_manifest(workspace, manifest, rebind=name is not None)
+        return write_manifest(workspace, manifest, rebind=request.name is not None)
 
 
 def _list_pictures(place: str) -> tuple[str, str, Listing]:

@@ -8,7 +8,6 @@ done loads none of them.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,15 +18,16 @@ from flows.documents import SCHEMA_VERSION
 from flows.features import extraction
 from flows.features.backbone import find_backbone
 from flows.features.extraction import Extracted, pack_features, summarize_features
+from flows.forms import parse_request
 from flows.onboarding import decide, scan, training
 from flows.onboarding.quoting import quote_plan
 from flows.onboarding.ranking import choose_backbone
 from flows.onboarding.training import Trained
-from flows.requests import OnboardRequest
+from flows.requests import ExtractRequest, OnboardRequest
 from pipeline.backbones.table import AUTO, check_choice
 from pipeline.decision.nouns import Plan, RankedBackbone
 from pipeline.decision.plan import Wishes
-from pipeline.errors import ConflictError, DamagedError
+from pipeline.errors import ConflictError, DamagedError, UsageError
 from pipeline.jsonable import to_json
 from pipeline.report.record import ModelRecord, metrics_part, plan_part
 from pipeline.types import DECODERS, BackboneSpec, Progress
@@ -44,7 +44,7 @@ Ranking = tuple[RankedBackbone, ...]
 class Steps:
     """The steps of a run. Prefect runs each as a task; a cluster has another `extract`."""
 
-    scan: Callable[[Workspace, OnboardRequest], DatasetRef] = scan.scan
+    scan: Callable[[Workspace, ExtractRequest], DatasetRef] = scan.scan
     plan_dataset: Callable[[Workspace, DatasetRef, BackboneSpec, Wishes, Ranking], Plan] = decide.plan_dataset
     extract: Callable[[Workspace, DatasetRef, BackboneSpec, int, Progress | None], Extracted] = extraction.extract
     train: Callable[[Workspace, DatasetRef, BackboneSpec, Plan, Extracted], Trained] = training.train
@@ -81,12 +81,12 @@ def onboard(
             log.warning("%s It is set aside and computed again.", error)
             dataset, spec, extracted, trained = run()
         seconds = stopwatch.seconds()
-    write_registration(workspace, dataset.name, _registration(request))
+    write_registration(workspace, dataset.name, request.to_remember())
     return _onboarded(request, dataset, spec, extracted, trained, seconds)
 
 
 def extract_only(
-    request: OnboardRequest,
+    request: ExtractRequest,
     progress: Progress | None = None,
     pack: str | None = None,
     steps: Steps = PLAIN,
@@ -142,23 +142,13 @@ def _plan(
     return spec, quote_plan(workspace, dataset, spec, plan, request.views)
 
 
-def _backbone(workspace: Workspace, request: OnboardRequest, dataset: DatasetRef) -> tuple[BackboneSpec, Ranking]:
+def _backbone(workspace: Workspace, request: ExtractRequest, dataset: DatasetRef) -> tuple[BackboneSpec, Ranking]:
     """Find the backbone that is asked for; if that is left open, also how the installed ones compare."""
     decoder = DECODERS[request.recipe]
     if request.backbone == AUTO:
         check_choice(AUTO, request.weights, request.size)
         return choose_backbone(workspace, dataset, decoder, request.auto_minutes)
     return find_backbone(workspace, request.backbone, request.weights, decoder, request.size), ()
-
-
-def _registration(request: OnboardRequest) -> dict[str, Any]:
-    """Return what is needed to ask the same again, from any working folder."""
-    here = ("workspace", "name", "rehash")  # the workspace may move, the name is that of the dataset
-    asked = {name: value for name, value in asdict(request).items() if name not in here}
-    asked["folder"] = os.path.abspath(request.folder)
-    if request.weights and os.path.isfile(request.weights):
-        asked["weights"] = os.path.abspath(request.weights)
-    return asked
 
 
 def find_request(workspace: Workspace, name: str) -> OnboardRequest | None:
@@ -173,9 +163,9 @@ def find_request(workspace: Workspace, name: str) -> OnboardRequest | None:
     if asked is None:
         return None
     try:
-        return OnboardRequest(**asked, workspace=str(workspace.root), name=name)
-    except TypeError as error:
-        raise DamagedError(f"The stored request of '{name}' cannot be read ({error}). Onboard it once more.") from error
+        return parse_request(OnboardRequest, {**asked, "workspace": str(workspace.root), "name": name})
+    except UsageError as error:
+        raise DamagedError(f"The stored request of '{name}' cannot be read. {error} Onboard it once more.") from error
 
 
 def _onboarded(

@@ -5,7 +5,7 @@
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from prefect import State, flow, task
@@ -18,29 +18,29 @@ from flows.documents import to_document
 from flows.finetuning import job as finetuning
 from flows.finetuning.epochs import describe_epoch, rows_of
 from flows.maintenance.gc import gc as run_gc
-from flows.maintenance.gc import parse_limits
 from flows.maintenance.verify import verify as run_verify
 from flows.onboarding import story as steps
 from flows.onboarding.refresh import describe_refreshed, describe_row
 from flows.onboarding.refresh import refresh as run_refresh
 from flows.prediction.inbox import predict_batch as run_predict_batch
-from flows.requests import FinetuneRequest, OnboardRequest, PredictBatchRequest, RefreshRequest
+from flows.requests import (
+    ExtractRequest,
+    FinetuneRequest,
+    GcRequest,
+    OnboardRequest,
+    PredictBatchRequest,
+    RefreshRequest,
+    VerifyRequest,
+)
 from flows.service import submit as submission
 from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, show_model, show_plan, show_rows
-from flows.service.forms import (
-    ExtractParams,
-    FinetuneParams,
-    GcParams,
-    OnboardParams,
-    PredictBatchParams,
-    RefreshParams,
-    VerifyParams,
-)
 from pipeline.decision.finetuned import JobStatus
 from pipeline.errors import CancelledError, DamagedError, DataError, HeadstartError
 from storage.maintenance.verification import LEFT
 from storage.models.versions import get_model
 from storage.workspace import Workspace
+
+DEFAULTS: Any = {}  # of a form: a request made here would keep the workspace of whoever deploys
 
 # The feature store is the cache. Prefect's own would be a second one, and two disagree sooner or later.
 _TASKS = steps.Steps(
@@ -54,7 +54,7 @@ _TASKS = steps.Steps(
 def _run_name() -> str:
     """Name a run by what it is about, as people look for it in the UI."""
     params = flow_run.parameters.get("params") or {}
-    params = params if isinstance(params, dict) else params.model_dump()
+    params = params if isinstance(params, dict) else asdict(params)
     about = params.get("name") or params.get("folder") or ",".join(params.get("names") or [])
     return "-".join(filter(None, [flow_run.flow_name, params.get("model"), os.path.basename(str(about).rstrip("/"))]))
 
@@ -87,12 +87,12 @@ class _Run:
 
 
 @flow(name="onboard", flow_run_name=_run_name)
-def onboard(params: OnboardParams) -> State[Any]:
+def onboard(params: OnboardRequest) -> State[Any]:
     """Bring a folder of pictures to a trained model; what was done before is found, not done again."""
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = steps.onboard(OnboardRequest(**params.fields()), run.progress, steps=_TASKS)
+        document = steps.onboard(params, run.progress, steps=_TASKS)
         for reason in document["reasons"]:
             run.logger.info("%s", reason)
         model = document["model"]
@@ -117,12 +117,12 @@ def describe_onboarded(document: dict[str, Any]) -> str:
 
 
 @flow(name="extract", flow_run_name=_run_name)
-def extract(params: ExtractParams) -> State[Any]:
+def extract(params: ExtractRequest) -> State[Any]:
     """Compute the features of a folder of pictures that are not stored yet. Decides and trains nothing."""
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = steps.extract_only(OnboardRequest(**params.fields()), run.progress, steps=_TASKS)
+        document = steps.extract_only(params, run.progress, steps=_TASKS)
         features = document["features"]
         return f"{features['num_computed']:,} computed, {features['num_reused']:,} there already.", document
 
@@ -130,19 +130,17 @@ def extract(params: ExtractParams) -> State[Any]:
 
 
 @flow(name="refresh", flow_run_name=_run_name)
-def refresh(params: RefreshParams = RefreshParams()) -> State[Any]:  # noqa: B008  the form's default
+def refresh(params: RefreshRequest = DEFAULTS) -> State[Any]:
     """Read every dataset again, compute what is new, and train again where enough changed; the better model serves."""
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        fields = params.fields()
-        request = RefreshRequest(fields["workspace"], tuple(fields["names"]), fields["force"])
         document = run_refresh(
-            request, run.progress, run.logger.info, steps=_TASKS, schedule=submission.schedule_finetuning
+            params, run.progress, run.logger.info, steps=_TASKS, schedule=submission.schedule_finetuning
         )
         for row in document["datasets"]:
             if row["retrained"]:
-                run.show_model(request.workspace, f"{row['name']}@{row['trained_version']}")
+                run.show_model(params.workspace, f"{row['name']}@{row['trained_version']}")
         rows = [
             {"dataset": row["name"], "version": row["version"], "": describe_row(row)} for row in document["datasets"]
         ]
@@ -158,7 +156,7 @@ def refresh(params: RefreshParams = RefreshParams()) -> State[Any]:  # noqa: B00
 # No task and no retries. Prefect stops a run with SIGTERM, which Python hears in the main thread only, and a job that
 # is run again continues by itself.
 @flow(name="fine-tune", flow_run_name=_run_name, retries=0)
-def finetune(params: FinetuneParams) -> State[Any]:
+def finetune(params: FinetuneRequest) -> State[Any]:
     """Train the whole network of a model further; a new version is saved only if it beats the head it started from."""
     run = _Run()
     curve = CurveArtifacts(params.name, run.showcase)
@@ -168,12 +166,11 @@ def finetune(params: FinetuneParams) -> State[Any]:
         curve.add(status)
 
     def work() -> tuple[str, dict[str, Any]]:
-        request = FinetuneRequest(**params.fields())
-        result = finetuning.finetune(request, run.progress, log=run.logger.info, on_epoch=on_epoch)
+        result = finetuning.finetune(params, run.progress, log=run.logger.info, on_epoch=on_epoch)
         curve.finish(rows_of(result))
         verdict = "The head stays the model."
         if result.model:
-            run.show_model(request.workspace, str(result.model))
+            run.show_model(params.workspace, str(result.model))
             verdict = f"Saved {result.model}."
         return f"{result.gate.reason} {verdict}", to_document(result)
 
@@ -181,25 +178,24 @@ def finetune(params: FinetuneParams) -> State[Any]:
 
 
 @flow(name="predict-batch", flow_run_name=_run_name)
-def predict_batch(params: PredictBatchParams) -> State[Any]:
+def predict_batch(params: PredictBatchRequest) -> State[Any]:
     """Predict the pictures of a folder that are new since the last run, and write one table of all."""
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        result = run_predict_batch(PredictBatchRequest(**params.fields()), run.progress)
+        result = run_predict_batch(params, run.progress)
         return str(result), to_document(result)
 
     return run.end(work)
 
 
 @flow(name="verify", flow_run_name=_run_name)
-def verify(params: VerifyParams = VerifyParams()) -> State[Any]:  # noqa: B008  the form's default
+def verify(params: VerifyRequest = DEFAULTS) -> State[Any]:
     """Check every file and checksum of the workspace; set right what can be, report the rest."""
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        fields = params.fields()
-        result = run_verify(fields["workspace"], run.progress, fields["recompute"])
+        result = run_verify(params.workspace, run.progress, params.recompute, params.seed)
         document, num_found = to_document(result), len(result.findings)
         show_rows(run.showcase, "findings", "workspace", "What verify found", document["findings"])
         if num_left := sum(finding.done == LEFT for finding in result.findings):
@@ -210,14 +206,12 @@ def verify(params: VerifyParams = VerifyParams()) -> State[Any]:  # noqa: B008  
 
 
 @flow(name="gc", flow_run_name=_run_name)
-def gc(params: GcParams = GcParams()) -> State[Any]:  # noqa: B008  the form's default
+def gc(params: GcRequest = DEFAULTS) -> State[Any]:
     """Find features and files that no dataset and no model needs, and remove them if asked to."""
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        fields = params.fields()
-        limits = parse_limits(fields["older_than"], fields["max_size"], fields["grace"])
-        result = run_gc(fields["workspace"], limits, fields["delete"], fields["keep_versions"])
+        result = run_gc(params.workspace, params.limits(), params.delete, params.keep_versions)
         document = to_document(result)
         show_rows(run.showcase, "garbage", "workspace", "What nothing needs", document["garbage"])
         done = "were removed" if result.deleted else "are not needed"

@@ -1,4 +1,4 @@
-"""Listen for onboarding jobs: `python -m flows.service.listen`, or with DIR run one and leave.
+"""Listen for onboarding jobs: `python -P -m flows.service.listen`, or with DIR run one and leave.
 
 While it listens, `headstart onboard DIR --submit` and the Prefect UI hand it work. It needs the server that
 PREFECT_API_URL names; without one, running a single folder starts a temporary server.
@@ -10,8 +10,8 @@ import sys
 
 from prefect.types.entrypoint import EntrypointType
 
+from flows.requests import OnboardRequest
 from flows.service.flows import onboard
-from flows.service.forms import OnboardParams
 
 
 def main(arguments: list[str]) -> None:
@@ -24,9 +24,9 @@ def main(arguments: list[str]) -> None:
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
     elif len(arguments) == 1 and not arguments[0].startswith("-"):
-        onboard(OnboardParams(folder=arguments[0]))
+        onboard(OnboardRequest(folder=arguments[0]))
     else:
-        sys.exit("usage: python -m flows.service.listen [DIR]")
+        sys.exit("usage: python -P -m flows.service.listen [DIR]")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.requests import OnboardRequest
+from flows.requests import FinetuneRequest, OnboardRequest, PredictBatchRequest, RefreshRequest
 from flows.service.client import (
     FINETUNE,
     JOB_TAG,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
     from flows.finetuning.results import FinetuneResult
-    from flows.requests import FinetuneRequest, PredictBatchRequest, RefreshRequest
 
 HERE_AND_NOW = ", or leave --submit out to run here and now"
 OPTIONS = ("epochs", "layer_decay", "unfreeze_epochs")  # of the command, as the request calls them
@@ -46,28 +46,22 @@ def submit_onboard(request: OnboardRequest) -> dict[str, Any]:
     NotFoundError
         When the server does not know the deployment.
     """
-    from flows.service.forms import onboard_params
-
     about = request.name or os.path.basename(os.path.abspath(request.folder))
-    return submit(ONBOARD, onboard_params(request), f"onboard-{about}")
+    return submit(ONBOARD, request.to_form(), f"onboard-{about}")
 
 
 def submit_refresh(request: RefreshRequest) -> dict[str, Any]:
     """Create a run of the refresh deployment; raises as `submit_onboard` does."""
-    from flows.service.forms import refresh_params
-
-    return submit(REFRESH, refresh_params(request), f"refresh-{','.join(request.names) or 'all'}")
+    return submit(REFRESH, request.to_form(), f"refresh-{','.join(request.names) or 'all'}")
 
 
 def submit_predict_batch(request: PredictBatchRequest) -> dict[str, Any]:
     """Create a run of the predict-batch deployment; raises as `submit_onboard` does."""
-    from flows.service.forms import predict_batch_params
-
     about = os.path.basename(os.path.abspath(request.folder))
-    return submit(PREDICT_BATCH, predict_batch_params(request), f"predict-batch-{request.model}-{about}")
+    return submit(PREDICT_BATCH, request.to_form(), f"predict-batch-{request.model}-{about}")
 
 
-def submit(deployment: str, parameters: dict[str, Any], name: str) -> dict[str, Any]:
+def submit(deployment: str, parameters: Mapping[str, object], name: str) -> dict[str, Any]:
     """Create a run of a deployment under a name; raises as `submit_onboard` does."""
     url = get_server(HERE_AND_NOW)
     return _run_part(_create_run(url, deployment, parameters, flow_run_name=name), url)
@@ -102,7 +96,6 @@ def schedule_finetuning(document: dict[str, Any]) -> dict[str, Any]:
     if document["strategy"] not in FINETUNING:
         return document
     from flows.finetuning.job import find_job
-    from flows.requests import FinetuneRequest
 
     request = FinetuneRequest(document["dataset"], document["workspace"])
     url = prefect_url()
@@ -145,12 +138,10 @@ def _command(request: FinetuneRequest, *options: str) -> str:
 
 
 def _submit_attempt(url: str, request: FinetuneRequest, job: str, attempt: int) -> dict[str, Any]:
-    from flows.service.forms import finetune_params
-
     run = _create_run(
         url,
         FINETUNE,
-        finetune_params(request),
+        request.to_form(),
         idempotency_key=attempt_key(request.workspace, job, attempt),
         tags=[f"{JOB_TAG}{job}"],
         flow_run_name=f"fine-tune-{request.name}",
@@ -161,7 +152,7 @@ def _submit_attempt(url: str, request: FinetuneRequest, job: str, attempt: int) 
     return part
 
 
-def _create_run(url: str, deployment: str, parameters: dict[str, Any], **marks: Any) -> FlowRun:
+def _create_run(url: str, deployment: str, parameters: Mapping[str, object], **marks: Any) -> FlowRun:
     from prefect.deployments import run_deployment
     from prefect.exceptions import ObjectNotFound
 

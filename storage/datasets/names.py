@@ -9,11 +9,12 @@ from pipeline.errors import UsageError
 from pipeline.fingerprint import fingerprint
 
 MAX_NAME = 64  # characters
+NAME_PATTERN = rf"^[a-z0-9][a-z0-9._-]{{0,{MAX_NAME - 1}}}$"
 
 
 def parse_dataset_name(text: str) -> str:
     """Accept a name that a person gave; UsageError if it cannot be one."""
-    if not re.fullmatch(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_NAME - 1}}}", text):
+    if not re.fullmatch(NAME_PATTERN, text):
         raise UsageError(
             f"{text!r} cannot be a name. Wanted: at most {MAX_NAME} of a-z, 0-9, '.', '_' and '-', "
             f"the first one a letter or digit, for example '{dataset_name(text)}'."

@@ -8,12 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from flows.maintenance.gc import parse_bytes, parse_limits, parse_seconds
 from flows.onboarding import story as steps
-from pipeline.errors import UsageError
 from pipeline.report.page import render_report
 from storage.jobs.folder import run_exclusively
-from storage.maintenance.garbage import Limits
 from storage.models.versions import get_model, list_models, new_version, promote
 from storage.workspace import Workspace
 from tests import factories
@@ -22,18 +19,6 @@ from tests.flows.maintenance.conftest import run_step
 
 def snapshot(root):
     return {path: path.is_file() and path.read_bytes() for path in root.rglob("*")}
-
-
-def test_spans_and_sizes_are_read_with_their_units():
-    assert parse_limits("30d", "1.5 GB", "36h") == Limits(36 * 3600, 30 * 86_400, 1_500_000_000)
-    assert parse_limits("2w", None, "90m") == Limits(5400, 14 * 86_400, None)
-    assert parse_bytes("20gb") == 20 * 10**9
-
-
-@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "30 days", "1e3d", "nand"])
-def test_a_span_that_is_none_is_refused(text):
-    with pytest.raises(UsageError, match=r"such as 30d or 36h. Units: s, m, h, d, w"):
-        parse_seconds(text)
 
 
 @pytest.mark.parametrize("arguments", [["gc", "--older-than", "soon"], ["gc", "--max-size", "much"]])

@@ -6,9 +6,10 @@ import pytest
 from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
-from pipeline.errors import DataError
+from pipeline.errors import DamagedError, DataError
 from storage.datasets import manifests
 from storage.datasets.manifests import read_manifest
+from storage.datasets.registrations import write_registration
 from storage.workspace import Workspace
 from tests import factories
 
@@ -293,3 +294,43 @@ def test_a_sample_that_grew_is_not_measured_again(again):
         path.unlink()  # so that it must be worked out anew, from stored moments
     assert run(again)["similarity"] == again.document["similarity"]
     assert {path.name for path in moments.glob("??/*.h5")} == before
+
+
+@heavy
+def test_a_dataset_that_was_onboarded_by_a_relative_path_is_known_from_every_folder(
+    warm_workspace, tiny_dataset, monkeypatch
+):
+    folder = tiny_dataset()
+    monkeypatch.chdir(folder.parent)
+    steps.onboard(OnboardRequest(folder.name, str(warm_workspace), "shapes", size=64))
+    monkeypatch.chdir("/")
+    again = steps.find_request(Workspace.open(warm_workspace), "shapes")
+    assert (again.folder, again.size) == (str(folder), 64)
+    assert factories.scan(again).name == "shapes"
+
+
+def test_what_the_version_before_remembered_is_read(workspace, tmp_path):
+    """The document as 0.1.0 wrote it."""
+    kept = {
+        "folder": str(tmp_path),
+        "backbone": "efficientnet_lite0",
+        "weights": None,
+        "recipe": "exact",
+        "size": 64,
+        "views": 2,
+        "case": None,
+        "strategy": "fine-tune",
+        "auto_minutes": 2.0,
+        "by": "eve",
+    }
+    write_registration(Workspace.open(workspace), "pets", kept)
+    wanted = OnboardRequest(str(tmp_path), str(workspace), "pets", size=64, views=2, strategy="fine-tune", by="eve")
+    assert steps.find_request(Workspace.open(workspace), "pets") == wanted
+    assert wanted.to_remember() == kept
+
+
+@pytest.mark.parametrize("changed", [{"views": "many"}, {"unknown": 1}])
+def test_a_registration_that_makes_no_request_says_what_to_do(workspace, changed):
+    write_registration(Workspace.open(workspace), "pets", {"folder": "/pets", **changed})
+    with pytest.raises(DamagedError, match=r"The stored request of 'pets' cannot be read. .* Onboard it once more"):
+        steps.find_request(Workspace.open(workspace), "pets")

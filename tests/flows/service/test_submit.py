@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from flows.forms import parse_request
 from flows.requests import FinetuneRequest
 from flows.service import control
 from flows.service import submit as submission
@@ -179,16 +180,13 @@ def test_onboarding_is_submitted_with_everything_that_was_asked(workspace, serve
     from prefect.client.orchestration import get_client
 
     from flows.requests import OnboardRequest
-    from flows.service.forms import OnboardParams
 
     asked = OnboardRequest("pictures", str(workspace), "pets", size=96, views=2)
     submitted = submit_onboard(asked)
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(submitted["run"])
     assert run.name == "onboard-pets"
-    assert OnboardRequest(**OnboardParams(**run.parameters["params"]).fields()) == replace(
-        asked, folder=os.path.abspath("pictures")
-    )
+    assert parse_request(OnboardRequest, run.parameters["params"]) == replace(asked, folder=os.path.abspath("pictures"))
 
 
 # ── until it has ended ───────────────────────────────────────────────────────────────────────────
