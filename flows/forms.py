@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind")
 Schema = dict[str, Any]  # JSON Schema of a field
-CONFIG = ConfigDict(extra="forbid")
+CONFIG = ConfigDict(extra="forbid", defer_build=True)  # the help of a command needs no validators
 
 
 def parse_request(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
@@ -43,9 +43,16 @@ def _explained(error: ValidationError) -> HeadstartError:
     if isinstance(cause := first.get("ctx", {}).get("error"), HeadstartError):
         return cause
     name = ".".join(map(str, first["loc"]))
-    if first["type"] == "string_too_short":
-        return UsageError(f"{name} is empty text, perhaps from an unset variable. Give it a value.")
-    return UsageError(f"{name}={first['input']!r} cannot be used: {first['msg']}.")
+    return UsageError(f"{name}={first['input']!r} cannot be used: {first['msg'].removeprefix('Value error, ')}.")
+
+
+def parse_path(given: object) -> str:
+    """Accept a path, also one whose bytes are no text, which Pydantic's own strings refuse."""
+    if not isinstance(given, str | os.PathLike):
+        raise ValueError("it should be a path")
+    if not (path := str(given)):
+        raise ValueError("it is empty text, perhaps from an unset variable")
+    return path
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -87,7 +94,7 @@ class Request:
         workspace = shown.pop("workspace")
         for card, part in cls.CARDS.items():
             default = {field.name: shown.pop(field.name)["default"] for field in fields(part)}
-            shown[card] = {**handler(part.__pydantic_core_schema__), "title": part.TITLE, "default": default}
+            shown[card] = {**handler(TypeAdapter(part).core_schema), "title": part.TITLE, "default": default}
         shown["workspace"] = workspace
         return schema
 

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator
 from pydantic.dataclasses import dataclass
 
-from flows.forms import CONFIG, Request, drop_down, on_worker, optional
+from flows.forms import CONFIG, Request, drop_down, on_worker, optional, parse_path
 from flows.settings import HOME_VARIABLE, workspace_root
 from pipeline.backbones.table import AUTO, AUTO_MINUTES, BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
 from pipeline.decision.nouns import Strategy
@@ -62,9 +62,10 @@ FileSize = Annotated[
     _check(FILE_SIZE, "a size such as 20GB or 500MB. Units: B, KB, MB, GB, TB"),
     Field(json_schema_extra={"pattern": FILE_SIZE}),
 ]
+Path = Annotated[str, PlainValidator(parse_path, json_schema_input_type=str)]
 Workspace = Annotated[
     str,
-    BeforeValidator(lambda given: str(workspace_root(given)), json_schema_input_type=str | None),
+    PlainValidator(lambda given: str(workspace_root(given)), json_schema_input_type=str | None),
     Field(
         validate_default=True,
         title="Workspace",
@@ -73,15 +74,14 @@ Workspace = Annotated[
 ]
 OWN: Any = None  # the workspace that the environment names, looked up when the request is made
 Folder = Annotated[
-    str,
+    Path,
     Field(
-        min_length=1,
         title="Folder or table",
         description="One folder per class, train/val/test folders of these, or a CSV table.",
-        json_schema_extra=on_worker(),
+        json_schema_extra=on_worker(minLength=1),
     ),
 ]
-Model = Annotated[str, Field(title="Model", description="NAME, NAME@VERSION or a model's folder.")]
+Model = Annotated[Path, Field(title="Model", description="NAME, NAME@VERSION or a model's folder.")]
 ModelName = Annotated[
     str, Field(title="Model", description="Name of the model, which is that of its dataset.", pattern=NAME_PATTERN)
 ]
@@ -119,6 +119,7 @@ class FeatureOptions:
     ] = AUTO_MINUTES
     weights: Annotated[
         str | None,
+        PlainValidator(lambda given: given and parse_path(given), json_schema_input_type=str | None),
         Field(
             title="Weights",
             description="For a network of keras.applications: imagenet (Keras downloads them), none, or a file. "
@@ -303,7 +304,7 @@ class PredictRequest(Request):
 
     model: Model
     paths: Annotated[
-        tuple[str, ...], Field(min_length=1, title="Pictures", description="Pictures, or folders of pictures.")
+        tuple[Path, ...], Field(min_length=1, title="Pictures", description="Pictures, or folders of pictures.")
     ]
     workspace: Workspace = OWN
     top: Top = 3
@@ -323,16 +324,15 @@ class PredictBatchRequest(Request):
         ),
     ]
     folder: Annotated[
-        str,
+        Path,
         Field(
-            min_length=1,
             title="Folder of pictures",
             description="Folder of pictures; those below it are included.",
-            json_schema_extra=on_worker(),
+            json_schema_extra=on_worker(minLength=1),
         ),
     ]
     output: Annotated[
-        str,
+        Path,
         Field(
             title="Table of predictions",
             description="The table to write, outside the folder: a .csv or .parquet file.",

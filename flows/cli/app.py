@@ -12,48 +12,53 @@ import signal
 import sys
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli import jobs as cli_jobs
 from flows.cli import service as cli_service
-from flows.cli.options import (
-    AutoMinutesOption,
-    BackboneArgument,
-    BackboneOption,
-    CaseOption,
-    FolderArgument,
-    JsonOption,
-    NameOption,
-    RecipeOption,
-    RehashOption,
-    RunnerOption,
-    SizeOption,
-    StrategyOption,
-    SubmitOption,
-    ViewsOption,
-    WaitOption,
-    WeightsOption,
-    WorkspaceOption,
+from flows.cli.help import DATA, MODELS, START, Group
+from flows.cli.options import JsonOption, SubmitOption, WaitOption, WorkspaceOption, command, described
+from flows.requests import (
+    OWN,
+    ExtractRequest,
+    FeatureOptions,
+    GcRequest,
+    OnboardRequest,
+    PredictRequest,
+    VerifyRequest,
 )
-from flows.settings import user_name, workspace_root
-from pipeline.backbones.table import AUTO_MINUTES, DEFAULT_BACKBONE, check_backbone, check_choice
-from pipeline.decision.nouns import Strategy
+from flows.settings import user_name
+from pipeline.backbones.table import check_backbone, check_choice
 from pipeline.errors import DamagedError, DataError, HeadstartError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from flows.onboarding.story import Steps
     from storage.workspace import Workspace
 
+HELP = """Turn a folder of pictures into an image classifier that you can check.
+
+headstart measures the dataset, decides which kind of transfer learning fits it, trains that, and explains every choice.
+"""
+RunnerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--runner",
+        metavar="dask[=ADDRESS]",
+        help="Extract on a Dask cluster, or without ADDRESS on processes of this machine. All workers must share the "
+        "storage of the workspace and the pictures.",
+    ),
+]
 EPILOG = (
     "Exit codes: 0 ok, 1 bug, 2 usage, 3 invalid data, 4 not found, 5 conflict, 6 not better than the head, "
-    "7 no server, 130 interrupted."
+    "7 no server, 130 interrupted. Help on a command: headstart COMMAND --help"
 )
 
 app = typer.Typer(
     name="headstart",
-    help="Give an image dataset a head start: measure it, decide its transfer-learning case, act on it.",
+    cls=Group,
+    help=HELP,
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=True,
@@ -65,39 +70,49 @@ app = typer.Typer(
 SERVER_COMMANDS = ("onboard", "finetune", "jobs", "deploy", "doctor", "refresh", "predict-batch")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"headstart {version('headstart')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _prepare(context: typer.Context) -> None:
+def _prepare(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
     # A reader that goes away (`| head`) ends us silently, as it does any Unix tool. Not where a server is talked to: a
     # connection that breaks must be an error there.
     if context.invoked_subcommand not in SERVER_COMMANDS:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
-@app.command()
+@command(
+    app,
+    START,
+    "headstart onboard pictures",
+    "headstart onboard labels.csv --name birds --backbone auto",
+    asks=OnboardRequest,
+)
 def onboard(
-    folder: FolderArgument,
-    name: NameOption = None,
-    backbone: BackboneOption = DEFAULT_BACKBONE,
-    auto_minutes: AutoMinutesOption = AUTO_MINUTES,
-    weights: WeightsOption = None,
-    recipe: RecipeOption = "exact",
-    size: SizeOption = None,
-    views: ViewsOption = 0,
-    case: CaseOption = None,
-    strategy: StrategyOption = None,
-    rehash: RehashOption = False,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
+    request: OnboardRequest,
     runner: RunnerOption = None,
     submit: SubmitOption = False,
     wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
-    """Bring a folder or a table of pictures to a trained model, a report and reasons."""
+    """Train a model on a folder or table of pictures.
+
+    Measures the pictures, decides how to train, trains, tests, and writes a report with the reasons. What was done
+    before is found, not done again.
+    """
     if submit and runner:
         raise UsageError("--submit and --runner exclude each other. Choose one.")
-    request = _request(
-        folder, workspace, name, backbone, weights, recipe, size, views, rehash, case, strategy, auto_minutes
-    )
+    request = _signed(request)
     from flows.cli import render, render_jobs
     from flows.onboarding import story as steps
     from flows.service import submit as submission
@@ -115,35 +130,13 @@ def onboard(
         render_jobs.scheduled(finetune)
 
 
-@app.command()
-def plan(
-    folder: FolderArgument,
-    name: NameOption = None,
-    backbone: BackboneOption = DEFAULT_BACKBONE,
-    auto_minutes: AutoMinutesOption = AUTO_MINUTES,
-    weights: WeightsOption = None,
-    recipe: RecipeOption = "exact",
-    size: SizeOption = None,
-    case: CaseOption = None,
-    strategy: StrategyOption = None,
-    rehash: RehashOption = False,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Measure a folder of pictures and say what would be done, and why. Trains nothing."""
-    request = _request(
-        folder,
-        workspace,
-        name,
-        backbone,
-        weights,
-        recipe,
-        size,
-        rehash=rehash,
-        case=case,
-        strategy=strategy,
-        auto_minutes=auto_minutes,
-    )
+@command(app, START, "headstart plan pictures", asks=OnboardRequest)
+def plan(request: OnboardRequest, json: JsonOption = False) -> None:
+    """Say what onboard would do with a dataset, and why.
+
+    Measures a sample of the pictures, and trains nothing.
+    """
+    request = _signed(request)
     from flows.cli import render
     from flows.onboarding import story as steps
 
@@ -151,28 +144,26 @@ def plan(
     render.json_object(document) if json else render.planned(document)
 
 
-@app.command()
+@command(
+    app,
+    DATA,
+    "headstart extract pictures",
+    "headstart extract pictures --views 2 --pack features.h5",
+    asks=ExtractRequest,
+)
 def extract(
-    folder: FolderArgument,
-    name: NameOption = None,
-    backbone: BackboneOption = DEFAULT_BACKBONE,
-    auto_minutes: AutoMinutesOption = AUTO_MINUTES,
-    weights: WeightsOption = None,
-    recipe: RecipeOption = "exact",
-    size: SizeOption = None,
-    views: ViewsOption = 0,
+    request: ExtractRequest,
     pack: Annotated[
-        str | None, typer.Option("--pack", help="Also write all features and labels to one new HDF5 file.")
+        str | None, typer.Option("--pack", metavar="FILE", help="Also write features and labels to a new HDF5 file.")
     ] = None,
-    rehash: RehashOption = False,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
     runner: RunnerOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Compute the features of a folder of pictures that are not stored yet. Decides and trains nothing."""
-    request = _request(
-        folder, workspace, name, backbone, weights, recipe, size, views, rehash, auto_minutes=auto_minutes
-    )
+    """Compute and store the features of a dataset.
+
+    Only pictures that are not stored yet are computed. Decides and trains nothing.
+    """
+    check_choice(request.backbone, request.weights, request.size)
     from flows.cli import render
     from flows.onboarding import story as steps
 
@@ -180,30 +171,32 @@ def extract(
     render.json_object(document) if json else render.extracted(document)
 
 
-@app.command()
+@command(
+    app, START, "headstart predict pictures new/*.jpg", "headstart predict pictures@2 new --csv", asks=PredictRequest
+)
 def predict(
-    model: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a model's folder.")],
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Pictures, or folders of pictures.")],
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes to name per picture.")] = 3,
+    request: PredictRequest,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object per picture.")] = False,
-    workspace: WorkspaceOption = None,
 ) -> None:
-    """Predict pictures with a saved model. A file that cannot be read gets a row with its error; exit code 3 then."""
+    """Predict pictures with a trained model.
+
+    A file that cannot be read gets a row with its error, and the exit code is 3.
+    """
     if csv and jsonl:
         raise UsageError("--csv and --jsonl exclude each other. Choose one.")
     from flows.cli import render
     from flows.prediction.files import predict as run_predict
 
-    rows = run_predict(str(workspace_root(workspace)), model, paths, top)
+    rows = run_predict(request.workspace, request.model, request.paths, request.top)
     write = render.predictions_csv if csv else render.predictions_jsonl if jsonl else render.predictions_table
     num_failed = write(rows)
     if num_failed:
         raise DataError(f"{num_failed} of the files could not be predicted; their rows say why.")
 
 
-@app.command()
-def datasets(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+@command(app, DATA, "headstart datasets")
+def datasets(workspace: WorkspaceOption = OWN, json: JsonOption = False) -> None:
     """List the datasets of the workspace."""
     from flows.cli import render
     from flows.maintenance import listing
@@ -211,17 +204,17 @@ def datasets(workspace: WorkspaceOption = None, json: JsonOption = False) -> Non
     render.listed("datasets", listing.list_datasets(_open(workspace)), json)
 
 
-@app.command()
-def features(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """List the feature spaces of the workspace and what they hold."""
+@command(app, DATA, "headstart features --json")
+def features(workspace: WorkspaceOption = OWN, json: JsonOption = False) -> None:
+    """List the stored features: networks, sizes, pictures."""
     from flows.cli import render
     from flows.maintenance import listing
 
     render.listed("features", listing.list_features(_open(workspace)), json)
 
 
-@app.command()
-def models(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+@command(app, MODELS, "headstart models")
+def models(workspace: WorkspaceOption = OWN, json: JsonOption = False) -> None:
     """List the saved models, every version."""
     from flows.cli import render
     from flows.maintenance import listing
@@ -229,10 +222,10 @@ def models(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     render.listed("models", listing.list_models(_open(workspace)), json)
 
 
-@app.command()
+@command(app, MODELS, "headstart show pictures", "headstart show pictures@2 --json")
 def show(
     model: Annotated[str, typer.Argument(help="NAME, NAME@VERSION or a model's folder.")],
-    workspace: WorkspaceOption = None,
+    workspace: WorkspaceOption = OWN,
     json: JsonOption = False,
 ) -> None:
     """Show a model's report; with --json its whole record."""
@@ -243,9 +236,18 @@ def show(
     render.json_object(record) if json else render.markdown(report)
 
 
-@app.command()
-def inspect(backbone: BackboneArgument, weights: WeightsOption = None, json: JsonOption = False) -> None:
-    """List a backbone's layers: output shapes, parameters, their arithmetic, and the taps features are read at."""
+@command(app, MODELS, "headstart inspect resnet50")
+def inspect(
+    backbone: Annotated[str, typer.Argument(help="efficientnet_lite0, or a network of keras.applications.")],
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="WEIGHTS", help=described(FeatureOptions, "weights"))
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List a backbone's layers, and where features are read.
+
+    Output shapes, parameters and their arithmetic, layer by layer.
+    """
     check_backbone(backbone, weights)
     from flows.cli import render
     from flows.maintenance import listing
@@ -254,75 +256,62 @@ def inspect(backbone: BackboneArgument, weights: WeightsOption = None, json: Jso
     render.json_object(found) if json else render.inspected(found)
 
 
-@app.command()
-def verify(
-    recompute: Annotated[
-        int, typer.Option("--recompute", metavar="N", min=0, help="Also compute N stored rows again and compare them.")
-    ] = 0,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Which rows are recomputed (default: others each time).")
-    ] = None,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Check every file and checksum of the workspace; set right what can be, report the rest. Exit code 5 if any."""
+@command(app, DATA, "headstart verify", "headstart verify --recompute 100", asks=VerifyRequest)
+def verify(request: VerifyRequest, json: JsonOption = False) -> None:
+    """Check every stored file against its checksum.
+
+    Repairs what can be repaired, and reports the rest. The exit code is 5 if anything was found.
+    """
     from flows.cli import render
     from flows.maintenance.verify import verify as run_verify
 
-    result = run_verify(str(workspace_root(workspace)), render.progress(), recompute, seed)
+    result = run_verify(request.workspace, render.progress(), request.recompute, request.seed)
     render.json_object(result) if json else render.verified(result)
     if result.findings:
         raise DamagedError(f"Findings: {len(result.findings)}. Each says what is wrong, what was done and what to do.")
 
 
-@app.command()
-def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without, only say what would go.")] = False,
-    older_than: Annotated[str, typer.Option("--older-than", metavar="SPAN", help="Only what is older, as 30d.")] = "0d",
-    max_size: Annotated[
-        str | None,
-        typer.Option("--max-size", metavar="SIZE", help="Only the oldest, until the workspace is below it, as 20GB."),
-    ] = None,
-    keep_versions: Annotated[
-        int | None,
-        typer.Option(
-            "--keep-versions",
-            min=1,
-            help="Also versions of models that do not serve, but for so many of the newest (default: all stay).",
-        ),
-    ] = None,
-    grace: Annotated[str, typer.Option("--grace", metavar="SPAN", help="Nothing younger is ever touched.")] = "24h",
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Find features and files that no dataset and no model needs. Removes nothing without --delete."""
-    from flows.cli import render
-    from flows.forms import parse_request
-    from flows.maintenance.gc import gc as run_gc
-    from flows.requests import GcRequest
+@command(
+    app,
+    DATA,
+    "headstart gc",
+    "headstart gc --older-than 30d --delete",
+    "headstart gc --max-size 20GB --keep-versions 3 --delete",
+    asks=GcRequest,
+)
+def gc(request: GcRequest, json: JsonOption = False) -> None:
+    """List or remove what no dataset and no model needs.
 
-    given = {"older_than": older_than, "max_size": max_size, "grace": grace, "workspace": workspace}
-    limits = parse_request(GcRequest, given).limits()
-    result = run_gc(str(workspace_root(workspace)), limits, delete, keep_versions)
+    Removes nothing without --delete.
+    """
+    from flows.cli import render
+    from flows.maintenance.gc import gc as run_gc
+
+    result = run_gc(request.workspace, request.limits(), request.delete, request.keep_versions)
     render.json_object(result) if json else render.collected(result)
 
 
-def _open(workspace: str | None) -> Workspace:
+def _open(workspace: str) -> Workspace:
     from storage.workspace import Workspace
 
-    return Workspace.open(workspace_root(workspace))
+    return Workspace.open(workspace)
 
 
 cli_jobs.add_to(app)
 cli_service.add_to(app)
 
 
-@app.command()
-def demo(workspace: WorkspaceOption = None) -> None:
-    """Onboard real pictures that scikit-learn ships, then predict a few of them. Needs no network."""
+@command(app, START, "headstart demo")
+def demo(workspace: WorkspaceOption = OWN) -> None:
+    """Try it on 1,797 pictures that come with scikit-learn.
+
+    Onboards them, then predicts a few. Needs no network.
+    """
+    from pathlib import Path
+
     from flows.cli.demo import run_demo
 
-    run_demo(workspace_root(workspace))
+    run_demo(Path(workspace))
 
 
 def main() -> None:
@@ -344,7 +333,7 @@ def _stop_cleanly() -> None:
     def leave(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
         # not print: the signal may have come in the middle of one
-        os.write(2, b"stopped; what was computed is kept, the same command goes on from there\n")
+        os.write(2, b"Stopped. Finished work is saved; run the same command again to continue.\n")
         raise SystemExit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -352,29 +341,10 @@ def _stop_cleanly() -> None:
             signal.signal(number, leave)
 
 
-def _request(
-    folder: str,
-    workspace: str | None,
-    name: str | None,
-    backbone: str,
-    weights: str | None,
-    recipe: str,
-    size: int | None,
-    views: int = 0,
-    rehash: bool = False,
-    case: int | None = None,
-    strategy: Strategy | None = None,
-    auto_minutes: float = AUTO_MINUTES,
-) -> Any:
-    check_choice(backbone, weights, size)  # answered before anything is read
-    from flows.forms import parse_request
-    from flows.requests import OnboardRequest
-
-    root = str(workspace_root(workspace))
-    by = user_name() if case or strategy else ""
-    given: Any = {"folder": folder, "workspace": root, "name": name, "backbone": backbone, "weights": weights}
-    given |= {"recipe": recipe, "size": size, "views": views, "rehash": rehash, "case": case, "strategy": strategy}
-    return parse_request(OnboardRequest, {**given, "auto_minutes": auto_minutes, "by": by})
+def _signed(request: OnboardRequest) -> OnboardRequest:
+    """Refuse a backbone that cannot be loaded before anything is read, and note who overrides the rule."""
+    check_choice(request.backbone, request.weights, request.size)
+    return replace(request, by=user_name()) if request.case or request.strategy else request
 
 
 def _steps(runner: str | None) -> Steps:

@@ -1,77 +1,131 @@
-"""Options and arguments that commands share, with their help."""
+"""Commands from requests: each field of a request is an option or an argument, with its bounds and its help."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Annotated, Any, get_origin
 
 import typer
 
-from flows.settings import HOME_VARIABLE
-from pipeline.backbones.table import AUTO, DEFAULT_BACKBONE, SIZES
+from flows.cli.help import Command
+from flows.forms import Request, parse_request
+from flows.requests import RefreshRequest
+from flows.settings import workspace_root
+
+SHORT = {"workspace": "-w", "name": "-n", "backbone": "-b", "top": "-k"}
+METAVARS = {
+    "auto_minutes": "MINUTES",
+    "backbone": "NAME",
+    "case": "1-4",
+    "checkpoint_seconds": "SECONDS",
+    "epochs": "N",
+    "folder": "DIR",
+    "grace": "SPAN",
+    "keep_versions": "N",
+    "layer_decay": "SHARE",
+    "max_size": "SIZE",
+    "older_than": "SPAN",
+    "name": "NAME",
+    "names": "NAME",
+    "paths": "PATH",
+    "recompute": "N",
+    "seed": "N",
+    "size": "PIXELS",
+    "top": "N",
+    "unfreeze_epochs": "EPOCHS",
+    "views": "N",
+    "weights": "WEIGHTS",
+    "workspace": "DIR",
+}
+NOT_ASKED = ("by",)  # known: the person who gives the command
+
+
+def described(kind: type[Any], field: str) -> str:
+    """Look up the help of a request's field."""
+    return str(kind.__pydantic_fields__[field].description)
+
 
 WorkspaceOption = Annotated[
-    str | None,
-    typer.Option("--workspace", "-w", help=f"Folder for everything we write (default: {HOME_VARIABLE}, or your own)."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the dataset (default: the folder's).")]
-ANY_BACKBONE = f"{DEFAULT_BACKBONE}, or a network of keras.applications such as resnet50."
-BackboneOption = Annotated[
     str,
     typer.Option(
-        "--backbone",
-        "-b",
-        help=f"{ANY_BACKBONE} {AUTO}: compare those that are here on a sample and take the best.",
+        "--workspace",
+        "-w",
+        metavar="DIR",
+        help=described(RefreshRequest, "workspace"),
+        callback=lambda given: str(workspace_root(given)),
     ),
 ]
-AutoMinutesOption = Annotated[
-    float, typer.Option("--auto-minutes", metavar="M", min=0, help=f"What --backbone {AUTO} may take, about.")
-]
-RehashOption = Annotated[bool, typer.Option("--rehash", help="Read every file again, whatever its size and time say.")]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weights", help="Of a backbone that is not embedded: imagenet (downloaded by Keras), none, or a file."
-    ),
-]
-RecipeOption = Annotated[
-    Literal["exact", "scaled"],
-    typer.Option("--recipe", help="scaled: decode large JPEGs smaller; faster, slightly other numbers."),
-]
-SizeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--size",
-        metavar="PIXELS",
-        help=f"Side of the square given to the network, a multiple of {SIZES.step} from {SIZES[0]} to {SIZES[-1]} "
-        "(default: its own).",
-    ),
-]
-ViewsOption = Annotated[
-    int, typer.Option("--views", min=0, max=64, help="Augmented views of each training picture to cache and train on.")
-]
-RunnerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--runner",
-        metavar="dask[=ADDRESS]",
-        help="Extract on a Dask cluster, or without ADDRESS on processes of this machine. "
-        "Workspace and pictures must be on storage that all workers share.",
-    ),
-]
-CaseOption = Annotated[
-    int | None,
-    typer.Option("--case", min=1, max=4, help="Treat the data as this case, whatever was measured. Kept in the plan."),
-]
-StrategyOption = Annotated[
-    Literal["head-on-top", "head-on-evidence", "fine-tune", "fine-tune-or-scratch"] | None,
-    typer.Option("--strategy", help="Do this, whatever the case says. Kept in the plan."),
-]
-SubmitOption = Annotated[bool, typer.Option("--submit", help="Hand the job to a Prefect server instead.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+SubmitOption = Annotated[bool, typer.Option("--submit", help="Hand the job to a Prefect server.")]
 WaitOption = Annotated[
-    bool, typer.Option("--wait", help="With --submit: return when the run has ended, with the exit code of its end.")
+    bool, typer.Option("--wait", help="With --submit: wait until the run has ended, and exit with its code.")
 ]
-FolderArgument = Annotated[
-    str, typer.Argument(metavar="DIR", help="A folder per class, train/val/test folders of such, or a CSV table.")
-]
-BackboneArgument = Annotated[str, typer.Argument(help=ANY_BACKBONE)]
+
+Function = Callable[..., None]
+
+
+def command(
+    app: typer.Typer, group: str, *examples: str, asks: type[Request] | None = None, name: str | None = None
+) -> Callable[[Function], Function]:
+    """Add a function to the command line.
+
+    Parameters
+    ----------
+    examples
+        Command lines, shown in the help.
+    asks
+        A kind of request, of which the function takes one, and the command the options.
+    """
+
+    def add(function: Function) -> Function:
+        run = _asking(asks, function) if asks else function
+        lines = "\n".join(f"    {example}" for example in examples)  # a block of code in Markdown
+        summary = str(function.__doc__).partition("\n")[0]
+        app.command(name, cls=Command, rich_help_panel=group, short_help=summary, epilog=f"**Examples**:\n\n{lines}")(
+            run
+        )
+        return function
+
+    return add
+
+
+def _asking(kind: type[Request], function: Function) -> Function:
+    _, *others = inspect.signature(function, eval_str=True).parameters.values()
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in others]
+
+    def run(**given: Any) -> None:
+        extra = {parameter.name: given.pop(parameter.name) for parameter in own}
+        asked = {name: value for name, value in given.items() if value is not None}
+        function(parse_request(kind, asked), **extra)
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    parameters = sorted([*_parameters(kind), *own], key=lambda one: one.name in ("workspace", "json"))
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def _parameters(kind: type[Request]) -> Iterator[inspect.Parameter]:
+    card_of = {field.name: part.TITLE for part in kind.CARDS.values() for field in fields(part)}
+    asked: Any = kind
+    for name, field in asked.__pydantic_fields__.items():
+        if name in NOT_ASKED:
+            continue
+        is_list = get_origin(field.annotation) is tuple
+        wanted: Any = list[str] if is_list else field.annotation
+        settings: dict[str, Any] = {"metavar": METAVARS.get(name), "help": field.description}
+        for limit in field.metadata:
+            settings |= {key: getattr(limit, of) for of, key in (("ge", "min"), ("le", "max")) if hasattr(limit, of)}
+        if field.is_required() or is_list:
+            info: Any = typer.Argument(**settings)
+        else:
+            short = [SHORT[name]] if name in SHORT else []
+            info = typer.Option(f"--{name.replace('_', '-')}", *short, **settings, rich_help_panel=card_of.get(name))
+        default = inspect.Parameter.empty if field.is_required() else None if is_list else field.default
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[wanted | None if default is None else wanted, info],
+        )

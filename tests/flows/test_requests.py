@@ -1,7 +1,9 @@
 """Requests: what they accept, the form that Prefect makes of them, and what they become for another process."""
 
+import os
 import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
@@ -58,7 +60,8 @@ def test_every_field_of_a_request_has_a_title_and_a_sentence(kind):
 @pytest.mark.parametrize(
     ("kind", "changed", "said"),
     [
-        (OnboardRequest, {"folder": ""}, "folder is empty text"),
+        (OnboardRequest, {"folder": ""}, "folder='' cannot be used: it is empty text"),
+        (OnboardRequest, {"folder": 5}, "folder=5 cannot be used: it should be a path"),
         (OnboardRequest, {"workspace": " "}, "workspace's name is empty"),
         (OnboardRequest, {"name": "My Pets"}, "for example 'my-pets'"),
         (OnboardRequest, {"views": MAX_VIEWS + 1}, f"views={MAX_VIEWS + 1} cannot be used: .* {MAX_VIEWS}"),
@@ -232,6 +235,14 @@ def test_a_form_that_a_request_filled_in_is_accepted_and_gives_that_request_with
     for field in fields(kind):
         given = getattr(asked, field.name)
         assert getattr(found, field.name) == (str(tmp_path / given) if field.name in paths else given)
+
+
+def test_a_path_may_be_an_object_and_its_bytes_need_not_be_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = Path(os.fsdecode(b"caf\xe9"))
+    asked = OnboardRequest(given, tmp_path, weights=given)
+    assert (asked.folder, asked.weights, asked.workspace) == (str(given), str(given), str(tmp_path))
+    assert asked.to_remember()["folder"] == str(tmp_path / given)
 
 
 def test_weights_that_are_a_word_stay_a_word(tmp_path, monkeypatch):
