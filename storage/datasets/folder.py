@@ -99,8 +99,6 @@ class _Walk:
         self._rejected: list[Rejected] = []
         self._classes: dict[Split | None, list[str]] = defaultdict(list)
 
-    # ── walking ──────────────────────────────────────────────────────────────────────────────────
-
     def open_root(self) -> list[_Node]:
         try:
             status = os.stat(self._root)
@@ -171,8 +169,6 @@ class _Walk:
 
     def _reject(self, path: str, reason: str) -> None:
         self._rejected.append(Rejected(path[self._prefix_length :], reason))
-
-    # ── judging ──────────────────────────────────────────────────────────────────────────────────
 
     def check(self) -> None:
         """Raise DataError unless a classifier can be trained on what was found."""

@@ -122,8 +122,6 @@ class _Table:
         self._ignored = [repr(name) for name in names if name not in COLUMNS]
         self._exclusive = _ONE in names
 
-    # ── rows ─────────────────────────────────────────────────────────────────────────────────────
-
     def _add(self, row: list[str]) -> None:
         if len(row) != self._num_columns:
             raise self._wrong(f"{len(row)} fields, but the header has {self._num_columns}; quote fields with commas")

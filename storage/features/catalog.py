@@ -166,8 +166,6 @@ class Catalog:
                 "DELETE FROM shards WHERE space = ? AND name = ?", [(space.id, name) for name in names]
             )
 
-    # ── damage ───────────────────────────────────────────────────────────────────────────────────
-
     def check(self, find_fault: Callable[[str, ShardRow], str | None]) -> None:
         """Check everything; `find_fault` compares a space's row with the shard on disk.
 

@@ -47,9 +47,6 @@ _LABEL = np.dtype("<i4")
 _SPLIT = np.dtype("S5")
 
 
-# ── writing ──────────────────────────────────────────────────────────────────────────────────────
-
-
 class _Column(NamedTuple):
     name: str
     shape: tuple[int, ...]
@@ -168,9 +165,6 @@ def _stream(space: Space, columns: Sequence[_Column]) -> Iterator[bytes]:
     yield rest[: last - place]
     yield digest.digest()
     yield rest[last - place + DIGEST_BYTES :]
-
-
-# ── reading ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,6 @@ Rows = NDArray[np.floating[Any]]  # (rows, dim), in the space's dtype
 Keys = NDArray[np.uint8]  # (rows, 32)
 
 
-# ── writing ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def stored_dtype(space: Space) -> np.dtype[Any]:
     return np.dtype(space.dtype).newbyteorder("<")
 
@@ -96,9 +93,6 @@ def encode_shard(space: Space, digests: Sequence[Digest], taps: Mapping[str, Row
         if image[place.offset : place.offset + taps[name].nbytes] != taps[name].tobytes():
             raise OSError(f"HDF5 did not write tap '{name}' as it was given")
     return image
-
-
-# ── reading ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +204,6 @@ def is_named_after_content(path: Path) -> bool:
         raise ConflictError(f"Cannot check {path}: {error.strerror or error}.") from error
 
 
-# ── the file's structure ─────────────────────────────────────────────────────────────────────────
-
-
 def _parse(source: io.BufferedIOBase, num_bytes: int, space: Space, path: Path) -> Shard:
     try:
         with h5py.File(source, "r") as file:
@@ -247,9 +238,6 @@ def _parse_datasets(file: h5py.File, num_bytes: int, space: Space, path: Path) -
             checksums=file[f"checksums/{tap.name}"][()],
         )
     return Shard(path=path, num_rows=num_rows, num_bytes=num_bytes, dtype=dtype, keys=file["key"][()], places=places)
-
-
-# ── bytes ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _as_keys(data: bytes) -> Keys:

@@ -26,15 +26,16 @@ import numpy as np
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError
 from pipeline.types import Digest, Space
-from storage.datasets.manifests import check_manifest, find_dataset
+from storage.datasets.manifests import find_dataset
 from storage.disk.atomic import explained, write_whole
 from storage.disk.locks import alone
 from storage.disk.staging import abandoned, sweep
 from storage.features.catalog import Catalog, ShardRow
 from storage.features.spaces import read_space
 from storage.jobs.folder import is_running, last_written, list_folders, read_document, remove_job
+from storage.maintenance.needed import find_asked, read_needed
 from storage.models.engines import list_engines
-from storage.models.versions import list_versions, read_ref, remove_version
+from storage.models.versions import remove_version
 from storage.workspace import Workspace
 
 Kind = Literal["shard", "manifest", "model", "engine", "job", "quarantine", "staging"]
@@ -67,11 +68,6 @@ class Collected(NamedTuple):
     left_alone: tuple[str, ...]  # spaces that were not looked into, and why
 
 
-class _Needed(NamedTuple):
-    digests: set[Digest]
-    manifests: set[Path]
-
-
 def collect(
     workspace: Workspace, engines: Collection[str], limits: Limits, delete: bool, superseded: Collection[Path] = ()
 ) -> Collected:
@@ -94,7 +90,7 @@ def collect(
         try:
             spaces, left_alone = _enter(workspace, held)
             _check_catalog(workspace, catalog, spaces)
-            needed = _find_needed(workspace)
+            needed = read_needed(workspace)
             found = [
                 *(item for space in spaces for item in _find_rows(workspace, space, needed.digests)),
                 # a run that is going on may be about to name an old manifest in its model's record
@@ -118,9 +114,6 @@ def collect(
             for item in garbage:
                 _remove(workspace, catalog, item, needed.digests, limits)
     return Collected(tuple(garbage), tuple(left_alone))
-
-
-# ── what is needed ───────────────────────────────────────────────────────────────────────────────
 
 
 def _enter(workspace: Workspace, held: ExitStack) -> tuple[list[Space], list[str]]:
@@ -148,44 +141,6 @@ def _check_catalog(workspace: Workspace, catalog: Catalog, spaces: Collection[Sp
     if not catalog.path.exists():
         raise DamagedError(f"{catalog.path} is gone.")
     catalog.check_pages()
-
-
-def _find_needed(workspace: Workspace) -> _Needed:
-    needed = _Needed(set(), set())
-    for name, fingerprint in _needed_manifests(workspace):
-        path = workspace.manifest(name, fingerprint)
-        needed.digests.update(image.digest for image in check_manifest(path, fingerprint).images)
-        needed.manifests.add(path)
-    return needed
-
-
-def _needed_manifests(workspace: Workspace) -> Iterator[tuple[str, str]]:
-    """Yield dataset and fingerprint of every current manifest, and of those that models and jobs were made from."""
-    for folder in sorted(path for path in workspace.datasets.glob("*") if path.is_dir()):
-        if ref := find_dataset(workspace, folder.name):
-            yield ref.name, ref.fingerprint
-    for folder in list_versions(workspace):
-        record = read_ref(folder).record
-        yield record.dataset, record.data.fingerprint
-    for folder in list_folders(workspace):
-        asked = _find_asked(folder)
-        if asked and workspace.manifest(*asked).exists():  # without it the job is of no use, and garbage
-            yield asked
-
-
-def _find_asked(folder: Path) -> tuple[str, str] | None:
-    """Return dataset and fingerprint of a job; None for one that ended before it had begun, or is gone."""
-    path = folder / "job.json"
-    try:
-        asked = read_document(path)
-        return str(asked["dataset"]), str(asked["fingerprint"])
-    except NotFoundError:
-        return None
-    except KeyError as error:
-        raise DamagedError(f"{path} is damaged: it does not say what the job trains on.") from error
-
-
-# ── what is not ──────────────────────────────────────────────────────────────────────────────────
 
 
 def _find_rows(workspace: Workspace, space: Space, needed: Collection[Digest]) -> Iterator[Garbage]:
@@ -225,7 +180,7 @@ def _find_jobs(workspace: Workspace) -> Iterator[Garbage]:
     for folder in list_folders(workspace):
         if is_running(workspace, folder.name):
             continue
-        asked = _find_asked(folder)
+        asked = find_asked(folder)
         ref = find_dataset(workspace, asked[0]) if asked else None
         if asked is None:
             yield _job_garbage(folder, "of a job that ended before it had begun")
@@ -278,9 +233,6 @@ def _choose(workspace: Workspace, found: list[Garbage], limits: Limits) -> list[
         chosen.append(item)
         excess -= item.num_bytes
     return chosen
-
-
-# ── removing ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def _remove(workspace: Workspace, catalog: Catalog, item: Garbage, needed: Collection[Digest], limits: Limits) -> None:

@@ -27,7 +27,8 @@ from storage.jobs.folder import is_running, list_folders, read_document
 from storage.measurements import VERSIONS, list_measurements, read_measurement
 from storage.models.engines import check_engine, list_engines, remove_engine
 from storage.models.versions import check_bundle, list_names, list_versions, read_ref, serving_version
-from storage.predictions.ledger import LEDGER_FILE, list_ledgers, list_parts, mend_part, read_ledger_file, read_part
+from storage.predictions.ledger import LEDGER_FILE, list_ledgers, read_ledger_file
+from storage.predictions.parts import list_parts, mend_part, read_part
 from storage.sqlite import checksum
 from storage.workspace import Workspace
 
@@ -106,8 +107,6 @@ class Verification:
                 raise
             self._take_away("workspace", self.workspace.format_file, error, "It was written anew.")
             return Workspace.open(root)
-
-    # ── spaces ───────────────────────────────────────────────────────────────────────────────────
 
     def _check_spaces(self) -> None:
         folders = sorted(path for path in self.workspace.spaces.glob("*") if path.is_dir())
@@ -190,8 +189,6 @@ class Verification:
                 self.checked["shards"] += 1
                 self.checked["rows"] += shard.num_rows
 
-    # ── databases ────────────────────────────────────────────────────────────────────────────────
-
     def _check_catalog(self) -> None:
         catalog = Catalog(self.workspace)
         if not catalog.path.exists():
@@ -246,8 +243,6 @@ class Verification:
             return None
         shard = open_shard(files[name], self.spaces[space_id])
         return ShardRow(name, shard.num_rows, shard.num_bytes, shard.keys.tobytes())
-
-    # ── the rest ─────────────────────────────────────────────────────────────────────────────────
 
     def _check_datasets(self) -> None:
         for folder in sorted(path for path in self.workspace.datasets.glob("*") if path.is_dir()):
@@ -330,8 +325,6 @@ class Verification:
     def _check_derived(self, what: str, path: Path, advice: str, read: Callable[[Path], object]) -> None:
         if path.exists() and (problem := _find_problem(read, path)) and path.exists():  # a job may start at any moment
             self._take_away(what, path, problem, advice)
-
-    # ── findings ─────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self, what: str, path: Path, advice: str, check: Callable[..., object], *arguments: object) -> None:
         """Report what cannot be derived again; only its owner can set it right."""

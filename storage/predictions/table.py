@@ -27,7 +27,7 @@ from typing import Any
 from pipeline.errors import UsageError
 from storage.datasets.table import SEPARATOR
 from storage.disk.atomic import Fs, Staging, explained, write_whole
-from storage.predictions.ledger import Row
+from storage.predictions.parts import Row
 from storage.sqlite import plain
 
 CSV, PARQUET = ".csv", ".parquet"

@@ -26,7 +26,7 @@ from flows.prediction.inbox import predict_batch
 from flows.progress import Quiet
 from flows.requests import OnboardRequest, PredictBatchRequest
 from pipeline.fingerprint import fingerprint
-from storage.predictions.ledger import list_parts, read_part
+from storage.predictions.parts import list_parts, read_part
 from storage.workspace import Workspace
 from tests.benchmarks.photos import write_photos
 from tests.conftest import ROOT

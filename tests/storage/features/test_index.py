@@ -42,7 +42,7 @@ def test_keys_that_share_most_of_their_bytes_are_told_apart(same):
 
 @pytest.mark.parametrize("num_reserved", [0, 100_000])
 def test_an_index_that_grows_shard_by_shard_loses_nothing(num_reserved):
-    """Past the size at which the tables are made anew, with every third row a copy of an earlier one."""
+    """With every third row a copy of an earlier one."""
     index = KeyIndex()
     index.reserve(num_reserved)
     expected = {}

@@ -16,16 +16,8 @@ from pipeline.errors import ConflictError
 from storage.disk.locks import alone
 from storage.maintenance.garbage import Limits, collect
 from storage.maintenance.verification import Verification
-from storage.predictions.ledger import (
-    COMMIT_ROWS,
-    MAX_PARTS,
-    Ledger,
-    Row,
-    SeenFile,
-    encode_part,
-    list_parts,
-    open_ledger,
-)
+from storage.predictions.ledger import COMMIT_ROWS, MAX_PARTS, Ledger, open_ledger
+from storage.predictions.parts import Row, SeenFile, encode_part, list_parts
 from storage.predictions.table import write_table
 from storage.workspace import Workspace
 from tests.factories import rewrite_document

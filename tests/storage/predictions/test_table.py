@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from pipeline.errors import ConflictError, UsageError
 from storage.disk.atomic import REAL
-from storage.predictions.ledger import Row, SeenFile
+from storage.predictions.parts import Row, SeenFile
 from storage.predictions.table import check_table_name, write_table
 
 WHEN = "2026-01-02T03:04:05+00:00"
