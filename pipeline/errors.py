@@ -7,6 +7,7 @@ HeadstartError              1                     never raised itself
 │   └── ImageError          3  ValueError         one file that is not a usable picture (collected, rarely fatal)
 ├── NotFoundError           4  FileNotFoundError  no such folder, dataset or model
 ├── ConflictError           5                     something is in the way: a name in use, a folder that is read-only
+│   ├── IncomparableError   5                     two versions of a model that cannot be compared
 │   ├── DamagedError        5                     stored data that is corrupted
 │   └── NumericsError       5                     this machine computes other numbers than the stored ones
 ├── GateError               6                     a fine-tuned model that is not better than the head it started from
@@ -69,6 +70,10 @@ class ConflictError(HeadstartError):
 
 class DamagedError(ConflictError):
     """Stored data that is corrupted."""
+
+
+class IncomparableError(ConflictError):
+    """Two versions of a model cannot be compared; the message says why. Never seen by a user."""
 
 
 class NumericsError(ConflictError):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.errors import DataError
-from pipeline.types import Array, BackboneSpec, Head, Image, Manifest, Split, Tap
+from pipeline.types import Array, BackboneSpec, Head, Image, Manifest, Tap
 from storage.features.store import StoredTaps
 from storage.workspace import Workspace
 
@@ -26,11 +25,3 @@ def read_taps(
     """Return tap name -> (views x images, dim), view after view; a tap is read when it is asked for."""
     digests = [image.digest for image in images]
     return StoredTaps(workspace, [spec.space(view) for view in views], digests, taps)
-
-
-def held_out(images: Sequence[Image]) -> tuple[list[Image], Split]:
-    """Choose the pictures to evaluate on: the test split, or the val split of a folder that has no other."""
-    for split in ("test", "val"):
-        if chosen := [image for image in images if image.split == split]:
-            return chosen, split
-    raise DataError("No readable test picture is left, so nothing can be measured. Add pictures to the test split.")

@@ -11,11 +11,11 @@ from flows import stopwatch
 from flows.documents import to_document
 from flows.features.backbone import find_recorded_backbone
 from flows.features.extraction import Extracted, extract
-from flows.features.fitting import held_out, read_taps
+from flows.features.fitting import read_taps
 from flows.features.forward import reader
 from flows.stopwatch import stage
 from flows.versions.promote import list_heads
-from pipeline.dataset.split import split_validation
+from pipeline.dataset.split import held_out, split_validation
 from pipeline.decision.finetuned import JobAsked, JobStatus
 from pipeline.decision.schedule import Schedule
 from pipeline.errors import DataError, NotFoundError, UsageError

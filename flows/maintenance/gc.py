@@ -14,7 +14,8 @@ from flows.versions.promote import list_heads
 from pipeline.errors import NotFoundError
 from storage.jobs.folder import list_folders, read_document
 from storage.maintenance.garbage import Garbage, Limits, collect
-from storage.models.versions import find_serving, list_models, serving_version
+from storage.models.serving import find_serving, serving_version
+from storage.models.versions import list_models
 from storage.workspace import Workspace
 
 

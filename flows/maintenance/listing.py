@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.backbones.arithmetic import LayerRow
 from pipeline.backbones.table import BACKBONES, get_backbone
 from pipeline.errors import ConflictError
-from pipeline.report.record import ModelRef
+from pipeline.report.record import ModelKind, ModelRef
 from pipeline.types import DECODERS, Recipe, Tap
 from storage.datasets import manifests
 from storage.features.spaces import list_spaces
 from storage.features.store import open_features
 from storage.models import versions as models
 from storage.models.bundles import REPORT_FILE
+from storage.models.serving import get_model, serving_version
 from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class ModelRow:
 
     model: str  # name@version
     serves: bool
-    kind: Literal["head", "fine-tuned network"]
+    kind: ModelKind
     case: int
     strategy: str  # of the plan; a head may be what a fine-tuning is to start from
     accuracy: float | None
@@ -128,7 +129,7 @@ def list_models(workspace: Workspace) -> list[ModelRow]:
         ModelRow(
             model=f"{ref.name}@{ref.version}",
             serves=serving[ref.name] == ref.version,
-            kind="fine-tuned network" if ref.record.is_network else "head",
+            kind=ref.record.kind,
             case=ref.record.plan.case,
             strategy=ref.record.plan.strategy,
             accuracy=_rounded(ref, "accuracy"),
@@ -143,7 +144,7 @@ def list_models(workspace: Workspace) -> list[ModelRow]:
 
 def _serving(workspace: Workspace, name: str) -> int | None:
     try:
-        return models.serving_version(workspace, name)
+        return serving_version(workspace, name)
     except ConflictError as error:  # the list helps to choose another version
         log.warning("%s", error)
         return None
@@ -156,7 +157,7 @@ def _rounded(ref: ModelRef, name: str) -> float | None:
 
 def show_model(workspace: Workspace, model: str) -> tuple[dict[str, Any], str]:
     """Return a model's record as it is stored, and its report in Markdown."""
-    ref = models.get_model(workspace, model)
+    ref = get_model(workspace, model)
     return models.read_record(Path(ref.path)), (Path(ref.path) / REPORT_FILE).read_text(encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from pipeline.report.record import ModelRef
 from pipeline.types import Progress
 from pipeline.versions.changes import RefreshPlan, plan_refresh
 from storage.datasets.manifests import DatasetRef, list_names, read_manifest
-from storage.models.versions import serving_version
+from storage.models.serving import serving_version
 from storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.features.extraction import Extracted
-from flows.features.fitting import fit, held_out, read_taps
+from flows.features.fitting import fit, read_taps
 from flows.onboarding import quoting
 from flows.stopwatch import stage
 from flows.versions.promote import Verdict, pin_serving, settle
 from flows.versions.save import NewModel, save_model
+from pipeline.dataset.split import held_out
 from pipeline.decision.nouns import Plan
 from pipeline.decision.reconsider import reconsider
 from pipeline.fingerprint import fingerprint

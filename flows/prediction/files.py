@@ -13,7 +13,8 @@ from pipeline.report.record import ModelRef
 from pipeline.types import Prediction, Recipe
 from storage.models.bundles import MODEL_FILE, read_classes, read_recipe, read_thresholds
 from storage.models.engines import find_engine, new_engine
-from storage.models.versions import check_bundle, get_model
+from storage.models.serving import get_model
+from storage.models.versions import check_bundle
 from storage.workspace import Workspace
 
 ENGINE_VERSION = 1  # raised when a change of ours compiles another network from the same model

@@ -17,7 +17,7 @@ from pipeline.errors import DataError, NotFoundError, UsageError
 from pipeline.report.record import ModelRef
 from pipeline.types import Prediction, Progress
 from storage.datasets.digests import TICK_NS
-from storage.models.versions import get_model
+from storage.models.serving import get_model
 from storage.predictions.ledger import open_ledger
 from storage.predictions.parts import Row, SeenFile
 from storage.predictions.table import check_table_name, write_table

@@ -37,7 +37,7 @@ from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, show_
 from pipeline.decision.finetuned import JobStatus
 from pipeline.errors import CancelledError, DamagedError, DataError, HeadstartError
 from storage.maintenance.verification import LEFT
-from storage.models.versions import get_model
+from storage.models.serving import get_model
 from storage.workspace import Workspace
 
 DEFAULTS: Any = {}  # of a form: a request made here would keep the workspace of whoever deploys

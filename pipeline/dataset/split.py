@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from pipeline.errors import DataError
 from pipeline.types import Digest, Image, Split
 
 TEST_SHARE = 0.2  # of the distinct pictures, if the folder has no split of its own
@@ -34,6 +35,14 @@ def split_of(digest: Digest, *, val: float = 0.0, test: float = TEST_SHARE) -> S
 def sample_images(images: Sequence[Image], num_images: int) -> tuple[Image, ...]:
     """Choose pictures by content: the same ones whatever the files are called or the order they come in."""
     return tuple(sorted(images, key=lambda image: position_of(image.digest, "sample"))[:num_images])
+
+
+def held_out(images: Sequence[Image]) -> tuple[list[Image], Split]:
+    """Choose the pictures to evaluate on: the test split, or the val split of a folder that has no other."""
+    for split in ("test", "val"):
+        if chosen := [image for image in images if image.split == split]:
+            return chosen, split
+    raise DataError("No readable test picture is left, so nothing can be measured. Add pictures to the test split.")
 
 
 def split_validation(images: Sequence[Image], test_split: Split) -> tuple[list[Image], list[Image]]:

@@ -55,12 +55,14 @@ def _summary(record: ModelRecord) -> str:
     else:
         low, high = metrics.accuracy_interval
         figure = f"Accuracy {metrics.accuracy:.1%}** (95 % interval {low:.1%} to {high:.1%})"
-    kind = "The whole network was fine-tuned from a head on" if record.finetune else "It is a head on the frozen"
+    backbone = text(record.backbone.name)
+    named = {"head": f"a head on frozen features of {backbone}", "fine-tuned network": f"{backbone}, fine-tuned"}
+    what = named.get(record.kind, f"a {record.kind}")
     return "\n\n".join(
         (
             f"# {text(record.name)}@{record.model_version}",
             f"**{figure} on {metrics.num_images:,} {text(metrics.split)} pictures.",
-            f"{kind} features of {text(record.backbone.name)}, made from {plan.size.num_train:,} training pictures of "
+            f"It is {what}, made from {plan.size.num_train:,} training pictures of "
             f"{plan.size.num_classes:,} classes on {text(record.created)}. Case {plan.case}: "
             f"{describe_case(plan.case)}. The strategy is {text(plan.strategy)}.",
         )

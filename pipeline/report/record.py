@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
-from pipeline.decision.finetuned import FinetuneReport
+from pipeline.decision.finetuned import ArmName, FinetuneReport
 from pipeline.decision.nouns import Plan
 from pipeline.errors import DamagedError
 from pipeline.jsonable import from_json, to_json
@@ -27,6 +27,9 @@ from pipeline.types import (
 )
 
 ScoredQuote = Mapping[str, Mapping[str, float | None]]  # what was quoted -> predicted, actual and their ratio
+
+ModelKind = Literal["head", "fine-tuned network", "network from random weights"]
+KINDS: Mapping[ArmName, ModelKind] = {"fine-tune": "fine-tuned network", "scratch": "network from random weights"}
 
 SCHEMA_VERSION = 1
 ONLY_IF_KNOWN = ("learning_curve", "quote_scored", "finetune")  # keys that a document lacks if there is no value
@@ -127,8 +130,13 @@ class ModelRecord(Provenance):
 
     @property
     def is_network(self) -> bool:
-        """Whether the model is a fine-tuned network, not a head on frozen features."""
+        """Whether a whole network was trained, not only a head on frozen features."""
         return self.finetune is not None
+
+    @property
+    def kind(self) -> ModelKind:
+        """What the model is, which need not be what the plan's strategy asks for next."""
+        return KINDS[self.finetune.arm] if self.finetune else "head"
 
     def to_json(self) -> dict[str, Any]:
         """Return the document; the plan's fields lie beside the others."""

@@ -35,7 +35,7 @@ from storage.features.spaces import read_space
 from storage.jobs.folder import is_running, last_written, list_folders, read_document, remove_job
 from storage.maintenance.needed import find_asked, read_needed
 from storage.models.engines import list_engines
-from storage.models.versions import remove_version
+from storage.models.serving import remove_version
 from storage.workspace import Workspace
 
 Kind = Literal["shard", "manifest", "model", "engine", "job", "quarantine", "staging"]

@@ -26,7 +26,8 @@ from storage.features.spaces import parse_space, read_space, write_space
 from storage.jobs.folder import is_running, list_folders, read_document
 from storage.measurements import VERSIONS, list_measurements, read_measurement
 from storage.models.engines import check_engine, list_engines, remove_engine
-from storage.models.versions import check_bundle, list_names, list_versions, read_ref, serving_version
+from storage.models.serving import serving_version
+from storage.models.versions import check_bundle, list_names, list_versions, read_ref
 from storage.predictions.ledger import LEDGER_FILE, list_ledgers, read_ledger_file
 from storage.predictions.parts import list_parts, mend_part, read_part
 from storage.sqlite import checksum

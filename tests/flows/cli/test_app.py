@@ -187,7 +187,7 @@ def test_what_a_workspace_holds_is_listed(headstart, first_run):
     spaces = {row["space"]: row["num_images"] for row in listed("features")}
     assert set(spaces) == {spec.space().id, spec.moment_space().id}
     assert spaces[spec.space().id] >= 24
-    assert "shapes@1" in [row["model"] for row in listed("models")]
+    assert [row["kind"] for row in listed("models") if row["model"] == "shapes@1"] == ["head"]
 
 
 @pytest.mark.heavy

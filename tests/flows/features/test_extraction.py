@@ -19,7 +19,7 @@ from pipeline.types import DECODERS
 from storage.datasets.manifests import read_manifest
 from storage.features.packs import open_pack
 from storage.features.writer import FeatureWriter
-from storage.models.versions import get_model
+from storage.models.serving import get_model
 from storage.workspace import Workspace
 from tests import factories
 

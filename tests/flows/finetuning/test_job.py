@@ -12,14 +12,17 @@ from flows.documents import to_document
 from flows.finetuning import ground
 from flows.finetuning import job as finetuning
 from flows.finetuning.job import find_job, finetune
+from flows.maintenance.listing import list_models as list_rows
 from flows.onboarding import story as steps
 from flows.requests import FinetuneRequest, OnboardRequest
+from flows.versions import compare
 from pipeline.decision.finetuned import Gate
 from pipeline.errors import CancelledError, ConflictError, DataError, NotFoundError
 from pipeline.jsonable import to_json
 from storage.datasets.manifests import read_manifest
 from storage.jobs.folder import get_job, list_jobs, run_exclusively
-from storage.models.versions import get_model, list_models
+from storage.models.serving import get_model
+from storage.models.versions import list_models
 from storage.workspace import Workspace
 from tests import factories
 from tests.conftest import ROOT
@@ -140,6 +143,7 @@ def test_what_is_better_becomes_the_next_version_with_its_certificate(place, sma
     report = (place / "models/shapes/2/report.md").read_text()
     assert "## Fine-tuning" in report
     assert "| 2 " in report
+    assert [row.kind for row in list_rows(Workspace.open(place))] == ["head", "fine-tuned network"]
     job = result.job
     assert find_job(a_request(place, epochs=3)).head.version == 1  # another job starts from the head again
     assert files_of(place, job) == ["job.json", "lock", "outcome.json", "status.json"]  # the rest only served to go on
@@ -334,12 +338,27 @@ def test_a_new_head_is_asked_what_the_network_was_not_trained_on(both, always_pa
     assert find_job(a_request(both.workspace)).head.version == 3
 
 
+def test_val_pictures_that_serve_as_the_test_decide_nothing_about_versions(
+    place, tmp_path, always_passes, tiny_network
+):
+    folder = factories.write_dataset(tmp_path / "parted" / "train", per_class=12).parent
+    factories.write_dataset(folder / "val", per_class=3, first=100)
+    parted = SimpleNamespace(folder=folder, workspace=place)
+    assert onboard(parted)["metrics"]["split"] == "val"
+    result = finetune(a_request(place, name="parted", epochs=1))
+    factories.write_dataset(folder / "train", per_class=4, first=200)
+    gate = onboard(parted)["serving"]["gate"]
+    manifest = read_manifest(Workspace.open(place), "parted")
+    assert len(manifest.of_split("val")) == 9
+    assert gate["num_images"] == len(manifest.of_split("train")) - result.num_fit
+
+
 def test_a_head_that_is_worse_than_the_network_is_saved_and_does_not_serve(
     both, always_passes, tiny_network, monkeypatch
 ):
     finetune(a_request(both.workspace, epochs=1))
     add(both, 12)
-    monkeypatch.setattr("flows.versions.promote._head_answers", never_right)
+    monkeypatch.setattr(compare, "_head_answers", never_right)
     document = onboard(both)
     assert (document["model"]["version"], document["trained"]) == (3, True)
     assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, False)
@@ -347,7 +366,7 @@ def test_a_head_that_is_worse_than_the_network_is_saved_and_does_not_serve(
     assert find_job(a_request(both.workspace)).head.version == 3  # fine-tuning may start from it
 
 
-def never_right(workspace, ref, today, asked, head):
+def never_right(workspace, ref, version, today, asked, head):
     return {image.digest: frozenset({"nothing"}) for image in asked}
 
 

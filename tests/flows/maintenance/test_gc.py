@@ -11,7 +11,8 @@ import pytest
 from flows.onboarding import story as steps
 from pipeline.report.page import render_report
 from storage.jobs.folder import run_exclusively
-from storage.models.versions import get_model, list_models, new_version, promote
+from storage.models.serving import get_model, promote
+from storage.models.versions import list_models, new_version
 from storage.workspace import Workspace
 from tests import factories
 from tests.flows.maintenance.conftest import run_step

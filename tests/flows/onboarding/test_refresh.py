@@ -14,9 +14,11 @@ import pytest
 from flows.onboarding import story as steps
 from flows.onboarding.refresh import refresh
 from flows.requests import OnboardRequest, RefreshRequest
-from flows.versions.promote import compare_versions, promote_by_hand
+from flows.versions import promote as promoting
+from flows.versions.promote import compare_saved, promote_by_hand
 from pipeline.errors import NotFoundError
-from storage.models.versions import find_serving, get_model, list_models
+from storage.models.serving import find_serving, get_model
+from storage.models.versions import list_models
 from storage.workspace import Workspace
 from tests import factories
 from tests.conftest import ROOT
@@ -166,7 +168,7 @@ def test_a_head_trained_on_garbage_does_not_serve_and_is_not_trained_again(known
     assert (row["retrained"], row["promoted"], row["version"]) == (True, False, 1)
     assert not row["gate"]["passed"]
     assert (versions(known), serving(known)) == ([1, 2], 1)
-    monkeypatch.setattr("flows.versions.promote.compare_versions", None)  # it would fail
+    monkeypatch.setattr(promoting, "compare_saved", None)  # it would fail
     (row,) = refreshed(known)
     assert (row["retrained"], row["promoted"], row["version"], row["error"]) == (False, False, 1, None)
     again = steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
@@ -195,7 +197,7 @@ def test_other_options_on_the_same_data_are_compared_once(known, monkeypatch):
 
     first = run(96)
     assert first["gate"]["num_images"] > 0
-    monkeypatch.setattr("flows.versions.promote.compare_versions", None)  # it would fail
+    monkeypatch.setattr(promoting, "compare_saved", None)  # it would fail
     assert [run(size)["version"] for size in (64, 96, 64)] == [first["version"]] * 3
 
 
@@ -217,11 +219,11 @@ def test_what_a_person_chose_stays_until_something_new_is_trained(known, headsta
 def test_a_choice_made_while_versions_are_compared_is_not_overruled(known, monkeypatch):
     def compare(workspace, challenger, opponent, head):
         promote_by_hand(str(known.workspace), "shapes@1")
-        return compare_versions(workspace, challenger, opponent, head)
+        return compare_saved(workspace, challenger, opponent, head)
 
     add(known, 12)
     assert refreshed(known)[0]["version"] == 2
-    monkeypatch.setattr("flows.versions.promote.compare_versions", compare)
+    monkeypatch.setattr(promoting, "compare_saved", compare)
     add(known, 12, 800)
     (row,) = refreshed(known)
     assert (row["retrained"], row["promoted"], row["version"]) == (True, False, 1)
@@ -247,7 +249,7 @@ def test_what_cannot_be_compared_serves_and_says_why(known):
     (row,) = refreshed(known)
     assert (row["retrained"], row["promoted"], row["version"], row["gate"]) == (True, True, 2, None)
     assert (
-        "cannot be compared with version 1. What version 1 was trained on is not known any more" in row["reasons"][-1]
+        "cannot be compared with version 1. The data that version 1 was trained on are not known" in row["reasons"][-1]
     )
 
 

@@ -19,7 +19,8 @@ from flows.progress import Quiet
 from flows.requests import PredictBatchRequest
 from pipeline.errors import ConflictError, DataError, NotFoundError, UsageError
 from pipeline.images.decode import MAX_BYTES
-from storage.models.versions import RECORD, promote
+from storage.models.serving import promote
+from storage.models.versions import RECORD
 from storage.workspace import Workspace
 from tests import factories
 from tests.conftest import ROOT

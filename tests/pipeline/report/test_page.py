@@ -60,8 +60,16 @@ def test_the_page_opens_with_the_model_and_the_verdict():
     page = render_report(a_record())
     assert page.startswith("# flowers@3\n\n**Accuracy 91.7%** (95 % interval 88.0% to 94.3%) on 300 test pictures.\n")
     assert "Case 2: small, different from what the backbone has seen. The strategy is head-on-evidence." in page
-    assert "It is a head on the frozen features of a_backbone, made from 1,000 training pictures of 3 classes" in page
+    assert "It is a head on frozen features of a_backbone, made from 1,000 training pictures of 3 classes" in page
     assert "on 2026-11-22T10:00:00+00:00." in page
+
+
+def test_a_fine_tuned_network_is_said_to_be_one_and_shows_its_curve():
+    page = render_report(a_record(finetune=factories.a_finetuning()))
+    assert "It is a_backbone, fine-tuned, made from 1,000" in page
+    assert "| 1 (best) | 0.500 | 60.0% | 1.000 | 2 |" in page
+    raced = factories.a_finetuning(arm="scratch", scratch=factories.a_scratch_report())
+    assert "It is a network from random weights, made from" in render_report(a_record(finetune=raced))
 
 
 def test_the_page_gives_every_reason():

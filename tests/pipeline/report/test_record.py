@@ -34,13 +34,16 @@ def test_a_head_is_the_same_after_json():
     record = factories.a_record(plan=plan, rejected=[factories.a_rejected("a\udcff.jpg")], learning_curve=curve)
     record = replace(record, quote_scored=scored, name="pets", model_version=2, files={"model.keras": "ab" * 32})
     assert through_json(record) == record
-    assert not record.is_network
+    assert (record.kind, record.is_network) == ("head", False)
 
 
 def test_a_fine_tuned_network_is_the_same_after_json():
     record = factories.a_record(finetune=factories.a_finetuning())
     assert through_json(record) == record
-    assert record.is_network
+    assert (record.kind, record.is_network) == ("fine-tuned network", True)
+    raced = replace(record, finetune=factories.a_finetuning(arm="scratch", scratch=factories.a_scratch_report()))
+    assert through_json(raced) == raced
+    assert raced.kind == "network from random weights"
 
 
 def test_a_model_of_labels_that_do_not_exclude_each_other_is_the_same_after_json():

@@ -26,7 +26,8 @@ from storage.features.writer import FeatureWriter
 from storage.maintenance.garbage import Limits, collect
 from storage.maintenance.verification import Verification
 from storage.models.engines import new_engine
-from storage.models.versions import check_bundle, list_versions, new_version, one_at_a_time, promote, read_ref
+from storage.models.serving import promote
+from storage.models.versions import check_bundle, list_versions, new_version, one_at_a_time, read_ref
 from storage.workspace import Workspace
 from tests import factories
 from tests.factories import age

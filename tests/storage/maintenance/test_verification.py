@@ -21,7 +21,8 @@ from storage.features.writer import FeatureWriter
 from storage.maintenance.verification import Verification
 from storage.measurements import write_measurement
 from storage.models.engines import new_engine
-from storage.models.versions import new_version, promote
+from storage.models.serving import promote
+from storage.models.versions import new_version
 from storage.workspace import Workspace
 from tests import factories
 from tests.factories import rewrite_document

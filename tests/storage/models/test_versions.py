@@ -13,20 +13,8 @@ import pytest
 
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
 from pipeline.report.page import render_report
-from storage.models.versions import (
-    Declined,
-    check_bundle,
-    decline,
-    find_by_request,
-    find_serving,
-    get_model,
-    list_models,
-    new_version,
-    one_at_a_time,
-    promote,
-    read_ref,
-    serving_version,
-)
+from storage.models.serving import Declined, decline, find_serving, get_model, promote, serving_version
+from storage.models.versions import check_bundle, find_by_request, list_models, new_version, one_at_a_time, read_ref
 from tests.factories import a_record, rewrite_document
 
 
