@@ -19,6 +19,7 @@ from pipeline.decision.nouns import Plan, Similarity, Size
 from pipeline.decision.schedule import plan_finetuning, plan_scratch
 from pipeline.finetuning.gate import compare
 from pipeline.finetuning.race import judge_race
+from pipeline.report.page import render_report
 from pipeline.report.record import FeatureSummary, Provenance, build_record
 from pipeline.types import (
     BackboneSpec,
@@ -38,6 +39,7 @@ from pipeline.types import (
     TapEvidence,
 )
 from storage.disk.documents import sealed
+from storage.models.versions import save_version
 from storage.workspace import Workspace
 
 PATCHES = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30)}
@@ -233,6 +235,16 @@ def a_record(manifest=None, plan=None, head=None, metrics=None, rejected=(), **p
         rejected,
         a_provenance(**provenance),
     )
+
+
+def save_model(workspace, record=None, name="pets", content=b"weights"):
+    """Save a version of a model whose network is `content`."""
+
+    def fill(folder):
+        (folder / "model.keras").write_bytes(content)
+        return record or a_record()
+
+    return save_version(workspace, name, fill, render_report)
 
 
 # ── pictures ─────────────────────────────────────────────────────────────────────────────────────

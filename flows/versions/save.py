@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from flows import stopwatch
@@ -16,10 +17,10 @@ from flows.stopwatch import stage
 from pipeline.dataset.split import sample_images
 from pipeline.decision.finetuned import FinetuneReport
 from pipeline.decision.nouns import Plan
-from pipeline.report.record import ModelRef, Provenance, ScoredQuote, build_record
+from pipeline.report.record import ModelRecord, ModelRef, Provenance, ScoredQuote, build_record
 from pipeline.types import Array, BackboneSpec, Head, Image, LabelMetrics, LearningCurve, Manifest, Metrics, Recipe
 from storage.models.bundles import MODEL_FILE, write_bundle_files
-from storage.models.versions import new_version
+from storage.models.versions import save_version
 from storage.workspace import Workspace
 
 NUM_CERTIFIED = 8  # pictures on which a model is compared with the cached path
@@ -58,16 +59,16 @@ def save_model(workspace: Workspace, model: NewModel) -> ModelRef:
     from pipeline.report.page import render_report
 
     manifest, recipe, head = model.manifest, model.recipe, model.head
-    with new_version(workspace, manifest.dataset, render_report) as bundle:
-        file = bundle.folder / MODEL_FILE
+
+    def fill(folder: Path) -> ModelRecord:
         with stage("save"):
-            write_model(model.build(), file)
-            write_bundle_files(bundle.folder, manifest.classes, recipe, head.thresholds)
+            write_model(model.build(), folder / MODEL_FILE)
+            write_bundle_files(folder, manifest.classes, recipe, head.thresholds)
         with stage("certify"):
             chosen = sample_images(model.test_on, NUM_CERTIFIED)
             rows = [model.test_on.index(image) for image in chosen]
             proof = (model.probabilities, rows, head.thresholds)
-            certificate = certify(file, chosen, reader(manifest), recipe, *proof)
+            certificate = certify(folder / MODEL_FILE, chosen, reader(manifest), recipe, *proof)
         provenance = Provenance(
             request=model.request,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,8 +81,9 @@ def save_model(workspace: Workspace, model: NewModel) -> ModelRef:
             versions=_package_versions(),
         )
         spec, rejected = replace(model.spec, recipe=recipe), model.extracted.rejected
-        bundle.record = build_record(manifest, model.plan, spec, head, model.metrics, rejected, provenance)
-    return bundle.ref
+        return build_record(manifest, model.plan, spec, head, model.metrics, rejected, provenance)
+
+    return save_version(workspace, manifest.dataset, fill, render_report)
 
 
 def _package_versions() -> Mapping[str, str]:

@@ -28,56 +28,32 @@ VERSION = 1
 RECORD = "record.json"
 
 
-class NewVersion:
-    """A bundle in the making: fill `folder` and set `record`; `ref` is there once it is committed."""
-
-    def __init__(self, folder: Path, render: Callable[[ModelRecord], str]) -> None:
-        self.folder, self._render = folder, render
-        self.record: ModelRecord | None = None
-        self._ref: ModelRef | None = None
-
-    @property
-    def ref(self) -> ModelRef:
-        if self._ref is None:
-            raise RuntimeError("the version is not committed before its block ends")
-        return self._ref
-
-    def _commit(self, workspace: Workspace, name: str) -> None:
-        if self.record is None:
-            raise RuntimeError("a model needs a record: set `record` before the block ends")
-        files = hash_files(self.folder)
-        while self._ref is None:
-            version = max(version_numbers(workspace, name), default=0) + 1
-            final = workspace.model(name, version)
-            record = replace(self.record, name=name, model_version=version, files=files)
-            (self.folder / REPORT_FILE).write_text(self._render(record), encoding="utf-8")
-            record = replace(record, files={**files, REPORT_FILE: hash_file(self.folder / REPORT_FILE)})
-            write_json(self.folder / RECORD, record.to_json(), FORMAT, VERSION, workspace.staging)
-            if publish_folder(self.folder, final, workspace.staging):  # else another process took the number
-                self._ref = read_ref(final)
-
-
-@contextmanager
-def new_version(workspace: Workspace, name: str, render: Callable[[ModelRecord], str]) -> Iterator[NewVersion]:
-    """Make the next version of a model; after an error in the block nothing of it remains.
+def save_version(
+    workspace: Workspace, name: str, fill: Callable[[Path], ModelRecord], render: Callable[[ModelRecord], str]
+) -> ModelRef:
+    """Make the next version of a model; after an error nothing of it remains.
 
     Parameters
     ----------
+    fill
+        Writes the files of the model into a folder; returns its record.
     render
         Makes the report of a record that has its version and the digests of all other files. It is called again if
         another process takes the number.
-
-    >>> with new_version(workspace, "flowers", render_report) as version:  # doctest: +SKIP
-    ...     save(version.folder / "model.keras")
-    ...     version.record = record
-    >>> version.ref.version  # doctest: +SKIP
-    1
     """
     name = parse_dataset_name(name)
     with scratch_folder(workspace.staging) as folder:
-        version = NewVersion(folder, render)
-        yield version
-        version._commit(workspace, name)
+        record = fill(folder)
+        files = hash_files(folder)
+        while True:
+            version = max(version_numbers(workspace, name), default=0) + 1
+            record = replace(record, name=name, model_version=version, files=files)
+            (folder / REPORT_FILE).write_text(render(record), encoding="utf-8")
+            record = replace(record, files={**files, REPORT_FILE: hash_file(folder / REPORT_FILE)})
+            write_json(folder / RECORD, record.to_json(), FORMAT, VERSION, workspace.staging)
+            final = workspace.model(name, version)
+            if publish_folder(folder, final, workspace.staging):
+                return ModelRef(name, version, str(final), record)
 
 
 @contextmanager

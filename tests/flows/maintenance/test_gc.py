@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 
 from flows.onboarding import story as steps
-from pipeline.report.page import render_report
 from storage.jobs.folder import run_exclusively
 from storage.models.serving import get_model, promote
-from storage.models.versions import list_models, new_version
+from storage.models.versions import list_models
 from storage.workspace import Workspace
 from tests import factories
 from tests.flows.maintenance.conftest import run_step
@@ -82,9 +81,8 @@ def test_versions_that_do_not_serve_go_where_a_number_to_keep_is_given(headstart
     workspace = Workspace.open(moved.workspace)
     record = get_model(workspace, "shapes@1").record
     for number in range(2, 8):
-        with new_version(workspace, "shapes", render_report) as version:
-            (version.folder / "model.keras").write_bytes(b"%d" % number)
-            version.record = replace(record, finetune=factories.a_finetuning() if number > 5 else None)
+        finetune = factories.a_finetuning() if number > 5 else None
+        factories.save_model(workspace, replace(record, finetune=finetune), "shapes", b"%d" % number)
     promote(workspace, "shapes", 2, "It is better.")
     with run_exclusively(workspace, "job", {"dataset": "shapes", "head_version": 3, **asked_of(record)}):
         pass

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConflictError
-from pipeline.report.page import render_report
 from pipeline.types import Image, Manifest
 from storage.datasets.manifests import write_manifest
 from storage.disk.atomic import Fs
@@ -27,7 +26,7 @@ from storage.maintenance.garbage import Limits, collect
 from storage.maintenance.verification import Verification
 from storage.models.engines import new_engine
 from storage.models.serving import promote
-from storage.models.versions import check_bundle, list_versions, new_version, one_at_a_time, read_ref
+from storage.models.versions import check_bundle, list_versions, one_at_a_time, read_ref
 from storage.workspace import Workspace
 from tests import factories
 from tests.factories import age
@@ -83,10 +82,7 @@ def stored(space, block_of, digests_of):
 
 
 def save_model(workspace, manifest):
-    with new_version(workspace, manifest.dataset, render_report) as version:
-        (version.folder / "model.keras").write_bytes(b"weights")
-        version.record = factories.a_record(manifest)
-    return version.ref
+    return factories.save_model(workspace, factories.a_record(manifest), manifest.dataset)
 
 
 def listing(workspace):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DamagedError, NotFoundError
-from pipeline.report.page import render_report
 from pipeline.types import FileEntry, Image, Manifest
 from storage.datasets.digests import DigestMemory
 from storage.datasets.manifests import write_manifest
@@ -22,7 +21,6 @@ from storage.maintenance.verification import Verification
 from storage.measurements import write_measurement
 from storage.models.engines import new_engine
 from storage.models.serving import promote
-from storage.models.versions import new_version
 from storage.workspace import Workspace
 from tests import factories
 from tests.factories import rewrite_document
@@ -77,9 +75,7 @@ def pristine(tmp_path_factory, space, block_of, digests_of):
             store.commit()
     images = tuple(Image(digest, f"a/{n}.png", (n % 2,), "train") for n, digest in enumerate(digests_of(range(24))))
     write_manifest(workspace, Manifest("pets", "/pets", ("a", "b"), images))
-    with new_version(workspace, "pets", render_report) as version:
-        (version.folder / "model.keras").write_bytes(b"weights")
-        version.record = factories.a_record()
+    factories.save_model(workspace)
     promote(workspace, "pets", 1, "It is the first.")
     write_registration(workspace, "pets", {"folder": "/pets"})
     with new_engine(workspace, "e" * 16) as folder:

@@ -14,19 +14,20 @@ import pytest
 from pipeline.errors import ConflictError, DamagedError, NotFoundError, UsageError
 from pipeline.report.page import render_report
 from storage.models.serving import Declined, decline, find_serving, get_model, promote, serving_version
-from storage.models.versions import check_bundle, find_by_request, list_models, new_version, one_at_a_time, read_ref
-from tests.factories import a_record, rewrite_document
+from storage.models.versions import check_bundle, find_by_request, list_models, one_at_a_time, read_ref, save_version
+from tests.factories import a_record, rewrite_document, save_model
 
 
 @pytest.fixture
 def save(workspace):
     def save(name, request="r", content=b"weights"):
-        with new_version(workspace, name, render_report) as version:
-            (version.folder / "model.keras").write_bytes(content)
-            (version.folder / "plots").mkdir()
-            (version.folder / "plots" / "curve.png").write_bytes(b"png")
-            version.record = a_record(request=request)
-        return version.ref
+        def fill(folder):
+            (folder / "model.keras").write_bytes(content)
+            (folder / "plots").mkdir()
+            (folder / "plots" / "curve.png").write_bytes(b"png")
+            return a_record(request=request)
+
+        return save_version(workspace, name, fill, render_report)
 
     return save
 
@@ -62,33 +63,19 @@ def test_a_bundle_is_found_by_its_path_wherever_it_lies(save, workspace, tmp_pat
 def test_nothing_remains_of_a_version_that_failed(save, workspace):
     save("pets")
 
-    def interrupted():
-        with new_version(workspace, "pets", render_report) as version:
-            (version.folder / "model.keras").write_bytes(b"half")
-            raise KeyboardInterrupt
+    def interrupted(folder):
+        (folder / "model.keras").write_bytes(b"half")
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        save_version(workspace, "pets", interrupted, render_report)
     assert get_model(workspace, "pets").version == 1
     assert os.listdir(workspace.staging.folder) == []
 
 
-def test_a_version_needs_a_record(workspace):
-    with pytest.raises(RuntimeError, match="needs a record"), new_version(workspace, "pets", render_report):
-        pass
-    assert list_models(workspace) == []
-
-
-def test_a_version_has_no_ref_before_it_is_committed(workspace):
-    with new_version(workspace, "pets", render_report) as version:
-        version.record = a_record()
-        with pytest.raises(RuntimeError, match="not committed"):
-            _ = version.ref
-
-
 def test_a_model_needs_a_good_name(workspace):
-    with pytest.raises(UsageError), new_version(workspace, "../pets", render_report):
-        pass
+    with pytest.raises(UsageError):
+        save_model(workspace, name="../pets")
 
 
 def test_versions_saved_at_once_get_numbers_of_their_own(save):
@@ -111,9 +98,11 @@ def test_a_report_names_the_version_that_it_lies_in_though_another_process_took_
             save("pets")  # it takes the number while this report is rendered
         return render_report(record)
 
-    with new_version(workspace, "pets", render) as version:
-        (version.folder / "model.keras").write_bytes(b"weights")
-        version.record = a_record()
+    def fill(folder):
+        (folder / "model.keras").write_bytes(b"weights")
+        return a_record()
+
+    save_version(workspace, "pets", fill, render)
     assert seen == [1, 2]
     for number in (1, 2):
         ref = get_model(workspace, f"pets@{number}")
