@@ -11,6 +11,7 @@ from flows.service.client import RUNS_AT_A_TIME
 if TYPE_CHECKING:
     from flows.doctor.check import DoctorReport
     from flows.service.deploy import DeployResult
+    from flows.versions.promote import Promoted
 
 STATE_STYLES = {"ok": "", "warning": "yellow", "problem": "bold red", "skipped": "dim"}
 
@@ -42,10 +43,10 @@ def refreshed(document: Mapping[str, Any]) -> None:
         say("no dataset is known yet; next: headstart onboard DIR")
 
 
-def promoted(document: Mapping[str, Any]) -> None:
+def promoted(result: Promoted) -> None:
     """Print which version serves now, and which did."""
-    before = f"; before it was version {document['previous']}" if document["previous"] else ""
-    say(f"{document['model']} is version {document['version']} now{before}", style="bold")
+    before = f"; before it was version {result.previous}" if result.previous else ""
+    say(f"{result.model} is version {result.version} now{before}", style="bold")
 
 
 def examined(report: DoctorReport) -> None:

@@ -113,5 +113,5 @@ def promote(
     from flows.cli import render, render_service
     from flows.versions.promote import promote_by_hand
 
-    document = promote_by_hand(workspace, model)
-    render.json_object(document) if json else render_service.promoted(document)
+    result = promote_by_hand(workspace, model)
+    render.json_object(result) if json else render_service.promoted(result)

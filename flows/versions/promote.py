@@ -34,15 +34,25 @@ class Verdict:
     gate: dict[str, Any] | None  # the comparison, if there was one
 
 
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """A version that a person has chosen; what `headstart promote --json` prints."""
+
+    model: str
+    version: int
+    previous: int | None  # that served before
+    path: str
+
+
 def list_heads(workspace: Workspace, name: str) -> list[ModelRef]:
     """Every version of a model that is a head on frozen features, oldest first."""
     return [ref for ref in list_models(workspace) if ref.name == name and not ref.record.is_network]
 
 
-def promote_by_hand(workspace_root: str, model: str) -> dict[str, Any]:
-    """Let a version serve because a person says so; returns what `headstart promote --json` prints.
+def promote_by_hand(workspace_root: str, model: str) -> Promoted:
+    """Let a version serve because a person says so.
 
-    It was preferred to all others that there are: none of them takes over again before something new is trained.
+    It is preferred to all other versions: none of them takes over again before something new is trained.
     """
     name, _, number = model.partition("@")
     if not number or os.sep in model:
@@ -52,28 +62,28 @@ def promote_by_hand(workspace_root: str, model: str) -> dict[str, Any]:
     check_bundle(ref)
     others = [other.version for other in list_models(workspace) if other.name == name]
     serving = promote(workspace, name, ref.version, "A person chose it.", over=others)
-    return {"model": name, "version": ref.version, "previous": serving.previous, "path": ref.path}
+    return Promoted(name, ref.version, serving.previous, ref.path)
 
 
 def pin_serving(workspace: Workspace, name: str) -> None:
-    """Write down which version serves before there is a newer one: without that, the newest does."""
+    """Write down which version serves before there is a newer one. If nothing is written down, the newest serves."""
     version = serving_version(workspace, name)
     if version is not None and find_serving(workspace, name) is None:
         promote(workspace, name, version, "It was the newest version when this was first asked.")
 
 
 def settle(workspace: Workspace, challenger: ModelRef, head: Head | None = None) -> Verdict:
-    """Let a version serve unless it is worse than the one that does; what was decided before is not decided again.
+    """Let a version serve unless it is worse than the one that does; a decision is not made twice on the same data.
 
     Parameters
     ----------
     head
-        The challenger's, where it was fitted just now.
+        The challenger's, if it was fitted just now.
 
     Raises
     ------
     DamagedError
-        Which version serves cannot be known.
+        The file that says which version serves is damaged.
     """
     name, version = challenger.name, challenger.version
     serving = find_serving(workspace, name)
@@ -108,7 +118,7 @@ def _decide(workspace: Workspace, challenger: ModelRef, serving: Serving, head: 
     except IncomparableError as error:
         reason = f"Version {version} serves; it cannot be compared with version {serving.version}. {error}"
         return _promoted(promote(workspace, name, version, reason, None, data))
-    if serving_version(workspace, name) != serving.version:  # a person has chosen meanwhile, and waits for nobody
+    if serving_version(workspace, name) != serving.version:  # a person has chosen meanwhile
         return settle(workspace, challenger, head)
     reason, gate = f"{compared} {outcome.reason}", asdict(outcome)
     if outcome.passed:
