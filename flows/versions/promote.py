@@ -69,7 +69,9 @@ def pin_serving(workspace: Workspace, name: str) -> None:
     """Write down which version serves before there is a newer one. If nothing is written down, the newest serves."""
     version = serving_version(workspace, name)
     if version is not None and find_serving(workspace, name) is None:
-        promote(workspace, name, version, "It was the newest version when this was first asked.")
+        promote(
+            workspace, name, version, "It was the newest version when headstart first recorded which version serves."
+        )
 
 
 def settle(workspace: Workspace, challenger: ModelRef, head: Head | None = None) -> Verdict:

@@ -1,4 +1,4 @@
-"""Values to Markdown that shows them as they are: what came from a user is never markup."""
+"""Values to Markdown that shows them as they are: nothing that a user wrote is markup."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 MAX_ROWS = 50  # of tables that grow with the data
 
-# what Markdown would act upon; underscores only where they could begin or end emphasis
+# what Markdown would act upon; underscores only if they could begin or end emphasis
 _MARKUP = re.compile(r"[\\`*{}\[\]<>|#~&$]|(?<!\w)_|_(?!\w)")
 
 

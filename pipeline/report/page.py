@@ -152,8 +152,8 @@ def _calibration(metrics: Metrics, head: HeadSummary) -> Iterable[str]:
     if not highest:
         return []
     said = (
-        f"With exact probabilities, chance alone would give a calibration error of {mean:.4f} on "
-        f"{metrics.num_images:,} pictures, and more than {highest:.4f} in one of twenty such sets."
+        f"Even a perfectly calibrated model would show a calibration error of {mean:.4f} on {metrics.num_images:,} "
+        f"pictures; 5 % of the time, more than {highest:.4f}."
     )
     if metrics.ece > highest:
         said += (

@@ -33,7 +33,7 @@ def read_classes(folder: Path) -> tuple[str, ...]:
 
 
 def read_thresholds(folder: Path) -> tuple[float, ...]:
-    """Read the probability from which on each label is given; empty where classes exclude each other."""
+    """Read the probability from which each label is given; empty if classes exclude each other."""
     return tuple(read_json(folder / CLASSES_FILE, CLASSES_FORMAT, VERSION).get("thresholds", ()))
 
 

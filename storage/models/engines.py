@@ -1,4 +1,4 @@
-"""Compiled networks: derived from a model and a machine, dropped without regret."""
+"""Compiled networks: derived from a model and a machine, removed at any time and compiled again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LISTING = "engine.json"
 
 
 def find_engine(workspace: Workspace, engine_id: str) -> Path | None:
-    """Return the folder of a compiled network; one that is not whole is removed, and there is none."""
+    """Return the folder of a compiled network; None if there is none. A damaged one is removed."""
     folder = workspace.engine(engine_id)
     if not folder.exists():
         return None
@@ -58,7 +58,7 @@ def remove_engine(workspace: Workspace, engine_id: str) -> None:
 
 @contextmanager
 def new_engine(workspace: Workspace, engine_id: str) -> Iterator[Path]:
-    """Yield a folder for a compiled network to be saved in; one that exists by then stays, it is the same."""
+    """Yield a folder to save a compiled network in. If another process saves it first, that one stays."""
     final = workspace.engine(engine_id)
     with scratch_folder(workspace.staging) as folder:
         yield folder

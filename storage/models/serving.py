@@ -49,7 +49,7 @@ class Declined:
 
     reason: str
     gate: Mapping[str, Any] | None
-    data: str | None  # fingerprint of the manifest they were compared on; None: a person decided, whatever the data
+    data: str | None  # fingerprint of the manifest they were compared on; None: a person decided, for all data
 
 
 def find_serving(workspace: Workspace, name: str) -> Serving | None:
@@ -92,7 +92,7 @@ def promote(
     data
         Fingerprint of the manifest on which it was preferred to the version that served, if that decided.
     over
-        Versions that it is preferred to whatever the data: a person says so.
+        Versions that it is preferred to for all data, because a person says so.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def get_model(workspace: Workspace, text: str) -> ModelRef:
     Raises
     ------
     NotFoundError
-        There is none; the message offers the nearest names.
+        There is no such model; the message offers the nearest names.
     DamagedError
         Which version serves cannot be known.
     """

@@ -201,7 +201,7 @@ def test_a_calibration_error_beyond_chance_is_explained():
         record.metrics, log_loss=0.8, ece=0.09, ece_by_chance=(0.03, 0.05), intervals={"ece": (0.07, 0.12)}
     )
     by_chance = render_report(replace(record, metrics=replace(metrics, ece=0.04)))
-    assert "chance alone would give a calibration error of 0.0300 on 300 pictures" in by_chance
+    assert "would show a calibration error of 0.0300 on 300 pictures; 5 % of the time, more than 0.0500." in by_chance
     page = render_report(replace(record, metrics=metrics, head=replace(record.head, loo_log_loss=0.4)))
     assert "| expected calibration error | 0.0900 | 0.0700 to 0.1200 |" in page
     assert "The error here is larger" in page
