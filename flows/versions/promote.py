@@ -11,15 +11,7 @@ from flows.versions.compare import compare_saved
 from pipeline.errors import HeadstartError, IncomparableError, UsageError
 from pipeline.report.record import ModelRef
 from pipeline.types import Head
-from storage.models.serving import (
-    Declined,
-    Serving,
-    decline,
-    find_serving,
-    get_model,
-    promote,
-    serving_version,
-)
+from storage.models.serving import Declined, Serving, decline, find_serving, get_model, promote, serving_version
 from storage.models.versions import check_bundle, list_models
 from storage.workspace import Workspace
 

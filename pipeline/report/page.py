@@ -6,13 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.decision.finetuned import Curve, FinetuneReport, best_epoch
 from pipeline.decision.plan import describe_case
-from pipeline.report.decision import (
-    backbones_section,
-    decision,
-    quote_section,
-    similarity_section,
-    why,
-)
+from pipeline.report.decision import backbones_section, decision, quote_section, similarity_section, why
 from pipeline.report.head import head_section, learning_curve_section
 from pipeline.report.labels import label_metrics, label_table
 from pipeline.report.markdown import bullets, capped, section, table, text
