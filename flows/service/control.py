@@ -91,7 +91,7 @@ def describe_jobs(workspace_root: str) -> JobList:
 
 
 def cancel_job(workspace_root: str, text: str) -> Cancellation:
-    """Ask a job to stop, here and on the server; what it has done is kept.
+    """Ask a job to stop, here and on the server; finished work is saved.
 
     Parameters
     ----------
