@@ -102,8 +102,8 @@ def test_what_is_not_better_than_the_head_is_not_shipped_and_not_tried_again(pla
 def test_the_gate_asks_the_serving_head_about_pictures_left_out_of_it(place, tiny_network, monkeypatch):
     from flows.features.fitting import read_taps
     from flows.finetuning.ground import prepare
-    from pipeline.finetuning.inputs import labels_of
     from pipeline.heads.fit import fit_head, head_scores
+    from pipeline.heads.labels import truth_of
 
     asked = []
 
@@ -120,7 +120,7 @@ def test_the_gate_asks_the_serving_head_about_pictures_left_out_of_it(place, tin
     inputs, _ = prepare(plan, None)
     train = [*inputs.fit_on, *inputs.validate_on]
     features = read_taps(plan.workspace, inputs.spec, ("original",), train, [tap.name for tap in inputs.taps])
-    serving = fit_head(features, inputs.taps, labels_of(train), 3)
+    serving = fit_head(features, inputs.taps, truth_of(inputs.manifest, train))
     (found,) = asked
     np.testing.assert_allclose(found, serving.held_out[len(inputs.fit_on) :], atol=1e-6)
     seen = head_scores(serving, features)[len(inputs.fit_on) :]
