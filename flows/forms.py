@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import HeadstartError, UsageError
@@ -97,6 +97,11 @@ class Request:
             shown[card] = {**handler(TypeAdapter(part).core_schema), "title": part.TITLE, "default": default}
         shown["workspace"] = workspace
         return schema
+
+
+def about(title: str, description: str, form: Any = None, **limits: Any) -> Any:
+    """Describe a field: its name on the form, its help, its bounds, and what only the form has."""
+    return Field(title=title, description=description, **limits, **({"json_schema_extra": form} if form else {}))
 
 
 # Bounds that only the form has. The command line and Python answer such a value with a sentence of their own.

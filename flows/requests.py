@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 from pydantic import AfterValidator, Field, PlainValidator
 from pydantic.dataclasses import dataclass
 
-from flows.forms import CONFIG, Request, drop_down, on_worker, optional, parse_path
+from flows.forms import CONFIG, Request, about, drop_down, on_worker, optional, parse_path
 from flows.settings import HOME_VARIABLE, workspace_root
 from pipeline.backbones.table import AUTO, AUTO_MINUTES, BACKBONE_NAMES, DEFAULT_BACKBONE, SIZES
 from pipeline.decision.nouns import Strategy
@@ -66,34 +66,30 @@ Path = Annotated[str, PlainValidator(parse_path, json_schema_input_type=str)]
 Workspace = Annotated[
     str,
     PlainValidator(lambda given: str(workspace_root(given)), json_schema_input_type=str | None),
-    Field(
+    about(
+        "Workspace",
+        f"Folder for everything that headstart writes. Default: {HOME_VARIABLE}, or your data folder.",
         validate_default=True,
-        title="Workspace",
-        description=f"Folder for everything that headstart writes. Default: {HOME_VARIABLE}, or your data folder.",
     ),
 ]
 OWN: Any = None  # the workspace that the environment names, looked up when the request is made
 Folder = Annotated[
     Path,
-    Field(
-        title="Folder or table",
-        description="One folder per class, train/val/test folders of these, or a CSV table.",
-        json_schema_extra=on_worker(minLength=1),
+    about(
+        "Folder or table",
+        "One folder per class, train/val/test folders of these, or a CSV table.",
+        form=on_worker(minLength=1),
     ),
 ]
-Model = Annotated[Path, Field(title="Model", description="NAME, NAME@VERSION or a model's folder.")]
-ModelName = Annotated[
-    str, Field(title="Model", description="Name of the model, which is that of its dataset.", pattern=NAME_PATTERN)
-]
-Top = Annotated[
-    int, Field(ge=1, le=1000, title="Top classes", description="How many classes to name for each picture.")
-]
+Model = Annotated[Path, about("Model", "NAME, NAME@VERSION or a model's folder.")]
+ModelName = Annotated[str, about("Model", "Name of the model, which is that of its dataset.", pattern=NAME_PATTERN)]
+Top = Annotated[int, about("Top classes", "How many classes to name for each picture.", ge=1, le=1000)]
 Checkpoint = Annotated[
     float,
-    Field(
+    about(
+        "Seconds between checkpoints",
+        "Seconds between checkpoints. At most this much work is lost if the process is killed.",
         ge=0,
-        title="Seconds between checkpoints",
-        description="Seconds between checkpoints. At most this much work is lost if the process is killed.",
     ),
 ]
 
@@ -106,49 +102,41 @@ class FeatureOptions:
 
     backbone: Annotated[
         str,
-        Field(
-            title="Backbone",
-            description=f"Pretrained network: {DEFAULT_BACKBONE}, one of keras.applications such as resnet50, or "
+        about(
+            "Backbone",
+            f"Pretrained network: {DEFAULT_BACKBONE}, one of keras.applications such as resnet50, or "
             f"{AUTO} to try the installed ones on a sample and take the best.",
-            json_schema_extra={"enum": [*BACKBONE_NAMES, AUTO]},
+            form={"enum": [*BACKBONE_NAMES, AUTO]},
         ),
     ] = DEFAULT_BACKBONE
     auto_minutes: Annotated[
-        float,
-        Field(ge=0, title="Minutes for auto", description=f"Approximate time limit for backbone {AUTO}, in minutes."),
+        float, about("Minutes for auto", f"Approximate time limit for backbone {AUTO}, in minutes.", ge=0)
     ] = AUTO_MINUTES
     weights: Annotated[
         str | None,
         PlainValidator(lambda given: given and parse_path(given), json_schema_input_type=str | None),
-        Field(
-            title="Weights",
-            description="For a network of keras.applications: imagenet (Keras downloads them), none, or a file. "
-            "Default: imagenet.",
+        about(
+            "Weights",
+            "For a network of keras.applications: imagenet (Keras downloads them), none, or a file. Default: imagenet.",
         ),
     ] = None
     recipe: Annotated[
         Literal["exact", "scaled"],
-        Field(
-            title="Recipe",
-            description="scaled decodes large JPEGs at a smaller size: faster, with slightly different features.",
-        ),
+        about("Recipe", "scaled decodes large JPEGs at a smaller size: faster, with slightly different features."),
     ] = "exact"
     size: Annotated[
         int | None,
-        Field(
-            title="Size",
-            description=f"Side in pixels of the square that the network sees: a multiple of {SIZES.step} from "
+        about(
+            "Size",
+            f"Side in pixels of the square that the network sees: a multiple of {SIZES.step} from "
             f"{SIZES[0]} to {SIZES[-1]}. Default: the network's own.",
-            json_schema_extra=optional(minimum=SIZES[0], maximum=SIZES[-1], multipleOf=SIZES.step),
+            form=optional(minimum=SIZES[0], maximum=SIZES[-1], multipleOf=SIZES.step),
         ),
     ] = None
     views: Annotated[
         int,
-        Field(
-            ge=0,
-            le=MAX_VIEWS,
-            title="Augmented views",
-            description="Augmented views of each training picture to compute and train on.",
+        about(
+            "Augmented views", "Augmented views of each training picture to compute and train on.", ge=0, le=MAX_VIEWS
         ),
     ] = 0
 
@@ -161,26 +149,20 @@ class DecisionOptions:
 
     case: Annotated[
         int | None,
-        Field(
+        about(
+            "Case",
+            "Use this case instead of the measured one: 1 small and similar, 2 small and different, "
+            "3 large and similar, 4 large and different.",
             ge=1,
             le=4,
-            title="Case",
-            description="Use this case instead of the measured one: 1 small and similar, 2 small and different, "
-            "3 large and similar, 4 large and different.",
-            json_schema_extra=drop_down(1, 2, 3, 4),
+            form=drop_down(1, 2, 3, 4),
         ),
     ] = None
     strategy: Annotated[
         Strategy | None,
-        Field(
-            title="Strategy",
-            description="Use this strategy instead of the case's.",
-            json_schema_extra=drop_down(*get_args(Strategy)),
-        ),
+        about("Strategy", "Use this strategy instead of the case's.", form=drop_down(*get_args(Strategy))),
     ] = None
-    by: Annotated[
-        str, Field(max_length=200, title="Asked by", description="Who overrides the rule, if someone does.")
-    ] = ""
+    by: Annotated[str, about("Asked by", "Who overrides the rule, if someone does.", max_length=200)] = ""
 
     def wishes(self) -> Wishes:
         """Return what is wanted instead of what the rule says."""
@@ -201,15 +183,14 @@ class ExtractRequest(FeatureOptions, Request):
     name: Annotated[
         str | None,
         AfterValidator(lambda name: name and parse_dataset_name(name)),
-        Field(
-            title="Dataset name",
-            description="Name of the dataset. Default: that of the folder or table.",
-            json_schema_extra=optional(pattern=NAME_PATTERN),
+        about(
+            "Dataset name",
+            "Name of the dataset. Default: that of the folder or table.",
+            form=optional(pattern=NAME_PATTERN),
         ),
     ] = None
     rehash: Annotated[
-        bool,
-        Field(title="Rehash", description="Re-read every file, even if its size and modification time are unchanged."),
+        bool, about("Rehash", "Re-read every file, even if its size and modification time are unchanged.")
     ] = False
 
 
@@ -232,27 +213,16 @@ class TrainingOptions:
     TITLE: ClassVar[str] = "Training"
 
     epochs: Annotated[
-        int | None,
-        Field(
-            ge=1, title="Epochs", description="Maximum number of epochs. Default: depends on the size of the dataset."
-        ),
+        int | None, about("Epochs", "Maximum number of epochs. Default: depends on the size of the dataset.", ge=1)
     ] = None
     layer_decay: Annotated[
         float,
-        Field(
-            ge=0.1,
-            le=1.0,
-            title="Layer-wise decay",
-            description="Learning rate of each stage, as a fraction of the next deeper stage's.",
+        about(
+            "Layer-wise decay", "Learning rate of each stage, as a fraction of the next deeper stage's.", ge=0.1, le=1.0
         ),
     ] = 1.0
     unfreeze_epochs: Annotated[
-        float,
-        Field(
-            ge=0,
-            title="Unfreezing",
-            description="Train only the head for this many epochs, then add stage after stage.",
-        ),
+        float, about("Unfreezing", "Train only the head for this many epochs, then add stage after stage.", ge=0)
     ] = 0.0
     checkpoint_seconds: Checkpoint = CHECKPOINT_SECONDS
 
@@ -275,11 +245,11 @@ class AuditRequest(Request):
     workspace: Workspace = OWN
     epochs: Annotated[
         int,
-        Field(
-            ge=1,
-            title="Epochs",
-            description="Budget of every strategy that trains a whole network: this many epochs of fine-tuning, and "
+        about(
+            "Epochs",
+            "Budget of every strategy that trains a whole network: this many epochs of fine-tuning, and "
             "as many multiply-adds for a network from scratch.",
+            ge=1,
         ),
     ] = AUDIT_EPOCHS
     checkpoint_seconds: Checkpoint = CHECKPOINT_SECONDS
@@ -290,10 +260,8 @@ class RefreshRequest(Request):
     """Read datasets again."""
 
     workspace: Workspace = OWN
-    names: Annotated[
-        tuple[str, ...], Field(title="Datasets", description="Names of onboarded datasets. Default: all of them.")
-    ] = ()
-    force: Annotated[bool, Field(title="Force", description="Train even if too little has changed to matter.")] = False
+    names: Annotated[tuple[str, ...], about("Datasets", "Names of onboarded datasets. Default: all of them.")] = ()
+    force: Annotated[bool, about("Force", "Train even if too little has changed to matter.")] = False
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -303,9 +271,7 @@ class PredictRequest(Request):
     PATHS: ClassVar[tuple[str, ...]] = ()
 
     model: Model
-    paths: Annotated[
-        tuple[Path, ...], Field(min_length=1, title="Pictures", description="Pictures, or folders of pictures.")
-    ]
+    paths: Annotated[tuple[Path, ...], about("Pictures", "Pictures, or folders of pictures.", min_length=1)]
     workspace: Workspace = OWN
     top: Top = 3
 
@@ -325,25 +291,20 @@ class PredictBatchRequest(Request):
     ]
     folder: Annotated[
         Path,
-        Field(
-            title="Folder of pictures",
-            description="Folder of pictures; those below it are included.",
-            json_schema_extra=on_worker(minLength=1),
-        ),
+        about("Folder of pictures", "Folder of pictures; those below it are included.", form=on_worker(minLength=1)),
     ]
     output: Annotated[
         Path,
-        Field(
-            title="Table of predictions",
-            description="The table to write, outside the folder: a .csv or .parquet file.",
-            json_schema_extra=on_worker(pattern=r"^.+\.(csv|parquet)$"),
+        about(
+            "Table of predictions",
+            "The table to write, outside the folder: a .csv or .parquet file.",
+            form=on_worker(pattern=r"^.+\.(csv|parquet)$"),
         ),
     ]
     workspace: Workspace = OWN
     top: Top = 3
     every: Annotated[
-        bool,
-        Field(title="Every picture", description="Also predict again what another version of the model has predicted."),
+        bool, about("Every picture", "Also predict again what another version of the model has predicted.")
     ] = False
 
 
@@ -353,14 +314,9 @@ class VerifyRequest(Request):
 
     workspace: Workspace = OWN
     recompute: Annotated[
-        int,
-        Field(
-            ge=0, title="Rows to recompute", description="Also compute this many stored rows again and compare them."
-        ),
+        int, about("Rows to recompute", "Also compute this many stored rows again and compare them.", ge=0)
     ] = 0
-    seed: Annotated[
-        int | None, Field(title="Seed", description="Chooses the rows to recompute. Default: others each time.")
-    ] = None
+    seed: Annotated[int | None, about("Seed", "Chooses the rows to recompute. Default: others each time.")] = None
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -368,23 +324,16 @@ class GcRequest(Request):
     """Find what no dataset and no model needs."""
 
     workspace: Workspace = OWN
-    delete: Annotated[bool, Field(title="Delete", description="Remove it. Without this, it is only listed.")] = False
-    older_than: Annotated[Span, Field(title="Older than", description="Only what is older than this, such as 30d.")] = (
-        "0d"
-    )
+    delete: Annotated[bool, about("Delete", "Remove it. Without this, it is only listed.")] = False
+    older_than: Annotated[Span, about("Older than", "Only what is older than this, such as 30d.")] = "0d"
     max_size: Annotated[
-        FileSize | None,
-        Field(title="Largest size", description="Only the oldest, until the workspace is smaller than this, as 20GB."),
+        FileSize | None, about("Largest size", "Only the oldest, until the workspace is smaller than this, as 20GB.")
     ] = None
     keep_versions: Annotated[
         int | None,
-        Field(
-            ge=1,
-            title="Keep versions",
-            description="Also remove old model versions, keeping this many of the newest. Default: keep all.",
-        ),
+        about("Keep versions", "Also remove old versions of models, but keep this many. Default: keep all.", ge=1),
     ] = None
-    grace: Annotated[Span, Field(title="Grace", description="Never touch what is younger than this.")] = "24h"
+    grace: Annotated[Span, about("Grace", "Never touch what is younger than this.")] = "24h"
 
     def limits(self) -> Limits:
         """Return the bounds as numbers."""
