@@ -265,7 +265,7 @@ def verify(request: VerifyRequest, json: JsonOption = False) -> None:
     from flows.cli import render
     from flows.maintenance.verify import verify as run_verify
 
-    result = run_verify(request.workspace, render.progress(), request.recompute, request.seed)
+    result = run_verify(request, render.progress())
     render.json_object(result) if json else render.verified(result)
     if result.findings:
         raise DamagedError(f"Findings: {len(result.findings)}. Each says what is wrong, what was done and what to do.")
@@ -287,7 +287,7 @@ def gc(request: GcRequest, json: JsonOption = False) -> None:
     from flows.cli import render
     from flows.maintenance.gc import gc as run_gc
 
-    result = run_gc(request.workspace, request.limits(), request.delete, request.keep_versions)
+    result = run_gc(request)
     render.json_object(result) if json else render.collected(result)
 
 

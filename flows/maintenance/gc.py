@@ -10,10 +10,11 @@ from pathlib import Path
 
 from flows.features.backbone import engine_id, list_backbones
 from flows.prediction.files import classifier_engine_id
+from flows.requests import GcRequest
 from flows.versions.promote import list_heads
 from pipeline.errors import NotFoundError
 from storage.jobs.folder import list_folders, read_document
-from storage.maintenance.garbage import Garbage, Limits, collect
+from storage.maintenance.garbage import Garbage, collect
 from storage.models.serving import find_serving, serving_version
 from storage.models.versions import list_models
 from storage.workspace import Workspace
@@ -43,22 +44,16 @@ class GcResult:
     left_alone: tuple[str, ...]  # spaces that were not looked into, and why
 
 
-def gc(workspace_root: str, limits: Limits, delete: bool, keep_versions: int | None = None) -> GcResult:
-    """Find, and with `delete` remove, what no dataset or model needs.
-
-    Parameters
-    ----------
-    keep_versions
-        Number of the newest heads and networks of each model to keep, beside those that serve; None keeps all.
-    """
-    workspace = Workspace.open(workspace_root, create=False)
+def gc(request: GcRequest) -> GcResult:
+    """Find, and with `delete` remove, what no dataset or model needs."""
+    workspace = Workspace.open(request.workspace, create=False)
     engines = {engine_id(spec) for spec in list_backbones(workspace)}
     engines |= {classifier_engine_id(ref) for ref in list_models(workspace) if ref.record.files}
-    superseded = _find_superseded(workspace, keep_versions) if keep_versions else []
-    collected = collect(workspace, engines, limits, delete, superseded)
+    superseded = _find_superseded(workspace, request.keep_versions) if request.keep_versions else []
+    collected = collect(workspace, engines, request.limits(), request.delete, superseded)
     return GcResult(
-        workspace=workspace_root,
-        deleted=delete,
+        workspace=request.workspace,
+        deleted=request.delete,
         num_rows=sum(item.num_rows for item in collected.garbage),
         num_bytes=sum(item.num_bytes for item in collected.garbage),
         garbage=tuple(_row(workspace, item) for item in collected.garbage),

@@ -11,6 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from flows.features.backbone import backbone_files, list_backbones, load_engine
+from flows.requests import VerifyRequest
 from pipeline.engine.canary import TOLERANCE, row_differences
 from pipeline.engine.files import MOMENTS_FILE, TAPS_FILE
 from pipeline.fingerprint import digest
@@ -63,24 +64,16 @@ class _Family(NamedTuple):
     images: tuple[Image, ...]  # stored; paths are absolute
 
 
-def verify(workspace_root: str, progress: Progress, num_recomputed: int = 0, seed: int | None = None) -> VerifyResult:
-    """Check a workspace.
-
-    Parameters
-    ----------
-    num_recomputed
-        Number of stored rows to compute again, of pictures that are still where a dataset has them.
-    seed
-        Chooses these rows; by default others each time.
-    """
-    verification = Verification(workspace_root, progress)
+def verify(request: VerifyRequest, progress: Progress) -> VerifyResult:
+    """Check a workspace; without a seed, other rows are recomputed each time."""
+    verification = Verification(request.workspace, progress)
     verification.run()
     findings, recomputed = tuple(verification.findings), None
-    if num_recomputed:
-        seed = secrets.randbelow(2**32) if seed is None else seed
-        recomputed, differing = _recompute(verification, num_recomputed, seed, progress)
+    if request.recompute:
+        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        recomputed, differing = _recompute(verification, request.recompute, seed, progress)
         findings += differing
-    return VerifyResult(workspace_root, dict(verification.checked), findings, recomputed)
+    return VerifyResult(request.workspace, dict(verification.checked), findings, recomputed)
 
 
 def _recompute(

@@ -195,7 +195,7 @@ def verify(params: VerifyRequest = DEFAULTS) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        result = run_verify(params.workspace, run.progress, params.recompute, params.seed)
+        result = run_verify(params, run.progress)
         document, num_found = to_document(result), len(result.findings)
         show_rows(run.showcase, "findings", "workspace", "What verify found", document["findings"])
         if num_left := sum(finding.done == LEFT for finding in result.findings):
@@ -211,7 +211,7 @@ def gc(params: GcRequest = DEFAULTS) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        result = run_gc(params.workspace, params.limits(), params.delete, params.keep_versions)
+        result = run_gc(params)
         document = to_document(result)
         show_rows(run.showcase, "garbage", "workspace", "What nothing needs", document["garbage"])
         done = "were removed" if result.deleted else "are not needed"

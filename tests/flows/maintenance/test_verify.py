@@ -11,6 +11,7 @@ import pytest
 from flows.maintenance.verify import verify
 from flows.onboarding import story as steps
 from flows.progress import Quiet
+from flows.requests import VerifyRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.engine.canary import TOLERANCE
 from pipeline.jsonable import to_json
@@ -56,7 +57,7 @@ def test_damage_has_a_line_each_is_repaired_and_exits_with_5(headstart, moved):
 
 @pytest.mark.heavy
 def test_stored_rows_are_what_this_machine_computes(moved):
-    first = verify(str(moved.workspace), Quiet(), num_recomputed=20, seed=3)
+    first = verify(VerifyRequest(str(moved.workspace), recompute=20, seed=3), Quiet())
     assert first.findings == ()
     recomputed = first.recomputed
     assert (recomputed.num_rows, recomputed.num_stored, recomputed.seed) == (20, num_stored(moved), 3)
@@ -67,7 +68,7 @@ def test_stored_rows_are_what_this_machine_computes(moved):
     assert set(document["recomputed"]) == {"seed", "tolerance", "num_rows", "num_stored", "taps"}
     keys = {"space", "backbone", "view", "tap", "num_rows", "largest_difference"}
     assert [set(row) for row in document["recomputed"]["taps"]] == [keys] * len(recomputed.taps)
-    assert verify(str(moved.workspace), Quiet(), num_recomputed=20, seed=3) == first
+    assert verify(VerifyRequest(str(moved.workspace), recompute=20, seed=3), Quiet()) == first
 
 
 def num_stored(run):
@@ -89,7 +90,7 @@ def test_a_row_that_this_machine_computes_otherwise_is_a_finding(moved):
     store.missing([])
     with FeatureWriter(workspace, space) as other:
         other.append(FeatureBlock(digests, taps))
-    (finding,) = verify(str(moved.workspace), Quiet(), num_recomputed=100).findings
+    (finding,) = verify(VerifyRequest(str(moved.workspace), recompute=100), Quiet()).findings
     assert (finding.what, finding.path) == ("row", str(moved.folder / images[5].path))
     assert "'top'" in finding.problem
 
@@ -101,6 +102,6 @@ def test_only_pictures_that_still_are_what_they_were_are_recomputed(moved):
     shutil.copyfile(moved.folder / kept.path, moved.folder / changed.path)
     for image in (*gone, *manifest.of_split("train", "val")):
         (moved.folder / image.path).unlink()
-    result = verify(str(moved.workspace), Quiet(), num_recomputed=100)
+    result = verify(VerifyRequest(str(moved.workspace), recompute=100), Quiet())
     assert result.findings == ()
     assert result.recomputed.num_rows == 1

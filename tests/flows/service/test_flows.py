@@ -224,7 +224,7 @@ def test_what_verify_finds_and_gc_removes_is_shown(prefect_server, again):
     (model,) = again.workspace.glob("models/shapes/1/classes.json")
     model.write_text("{}")
     state = verify(VerifyRequest(workspace=workspace), return_state=True)
-    assert (state.name, "1 left as they are" in state.message) == ("Failed", True)
+    assert (state.name, "1 of them not repaired" in state.message) == ("Failed", True)
     assert json.loads(artifacts_of(state)["table"].data)[0]["path"].startswith("models/shapes/1")
     state = gc(GcRequest(workspace=workspace), return_state=True)
     assert (state.name, state.message.endswith("are not needed.")) == ("Completed", True)
