@@ -4,7 +4,8 @@ The options of a command, the form in Prefect's UI, what `refresh` remembers and
 are the fields of these classes, with their bounds and their words.
 """
 
-from __future__ import annotations
+# no `from __future__ import annotations`: a class is built at its first use, and names in text would then mean what
+# they mean there, such as the Workspace or the Path of another module
 
 import re
 from collections.abc import Mapping
@@ -164,7 +165,7 @@ class DecisionOptions:
     ] = None
     by: Annotated[str, about("Asked by", "Who overrides the rule, if someone does.", max_length=200)] = ""
 
-    def wishes(self) -> Wishes:
+    def wishes(self) -> "Wishes":
         """Return what is wanted instead of what the rule says."""
         from pipeline.decision.plan import Wishes  # NumPy: not for the help of a command
 
@@ -335,7 +336,7 @@ class GcRequest(Request):
     ] = None
     grace: Annotated[Span, about("Grace", "Never touch what is younger than this.")] = "24h"
 
-    def limits(self) -> Limits:
+    def limits(self) -> "Limits":
         """Return the bounds as numbers."""
         from pydantic import ByteSize, TypeAdapter
 

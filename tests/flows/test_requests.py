@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from pipeline.backbones.table import AUTO, DEFAULT_BACKBONE
 from pipeline.decision.plan import Wishes
 from pipeline.errors import UsageError
 from storage.maintenance.garbage import Limits
+from tests.conftest import ROOT
 
 SMALLEST = {  # of each kind, what must be given
     OnboardRequest: {"folder": "/pets"},
@@ -283,3 +286,14 @@ def test_runs_that_were_scheduled_before_are_understood():
     assert parse_request(OnboardRequest, before) == OnboardRequest("/pictures/pets", views=2, strategy="fine-tune")
     assert parse_request(GcRequest, {"delete": True, "older_than": "30d"}) == GcRequest(delete=True, older_than="30d")
     assert parse_request(VerifyRequest, {"recompute": 100}) == VerifyRequest(recompute=100)
+
+
+def test_a_request_can_be_made_first_where_its_words_mean_something_else():
+    """Validators are built at the first use, in a process of its own here."""
+    code = (
+        "from pathlib import Path; from storage.workspace import Workspace; from pipeline.types import Image as Folder;"
+        "from flows.requests import GcRequest, OnboardRequest, VerifyRequest;"
+        "print(VerifyRequest('/w').workspace, GcRequest('/w').workspace, OnboardRequest('/pets', '/w').folder)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.stdout.split() == ["/w", "/w", "/pets"], said.stderr
