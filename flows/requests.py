@@ -64,7 +64,7 @@ FileSize = Annotated[
     Field(json_schema_extra={"pattern": FILE_SIZE}),
 ]
 Path = Annotated[str, PlainValidator(parse_path, json_schema_input_type=str)]
-Workspace = Annotated[
+WorkspaceFolder = Annotated[
     str,
     PlainValidator(lambda given: str(workspace_root(given)), json_schema_input_type=str | None),
     about(
@@ -180,7 +180,7 @@ class ExtractRequest(FeatureOptions, Request):
     PATHS: ClassVar[tuple[str, ...]] = ("folder", "workspace", "weights")
 
     folder: Folder
-    workspace: Workspace = OWN
+    workspace: WorkspaceFolder = OWN
     name: Annotated[
         str | None,
         AfterValidator(lambda name: name and parse_dataset_name(name)),
@@ -235,7 +235,7 @@ class FinetuneRequest(TrainingOptions, Request):
     CARDS: ClassVar[Mapping[str, type[Any]]] = {"schedule": TrainingOptions}
 
     name: ModelName
-    workspace: Workspace = OWN
+    workspace: WorkspaceFolder = OWN
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -243,7 +243,7 @@ class AuditRequest(Request):
     """Run the strategies that a plan rejected."""
 
     name: ModelName
-    workspace: Workspace = OWN
+    workspace: WorkspaceFolder = OWN
     epochs: Annotated[
         int,
         about(
@@ -260,7 +260,7 @@ class AuditRequest(Request):
 class RefreshRequest(Request):
     """Read datasets again."""
 
-    workspace: Workspace = OWN
+    workspace: WorkspaceFolder = OWN
     names: Annotated[tuple[str, ...], about("Datasets", "Names of onboarded datasets. Default: all of them.")] = ()
     force: Annotated[bool, about("Force", "Train even if too little has changed to matter.")] = False
 
@@ -273,7 +273,7 @@ class PredictRequest(Request):
 
     model: Model
     paths: Annotated[tuple[Path, ...], about("Pictures", "Pictures, or folders of pictures.", min_length=1)]
-    workspace: Workspace = OWN
+    workspace: WorkspaceFolder = OWN
     top: Top = 3
 
 
@@ -302,7 +302,7 @@ class PredictBatchRequest(Request):
             form=on_worker(pattern=r"^.+\.(csv|parquet)$"),
         ),
     ]
-    workspace: Workspace = OWN
+    workspace: WorkspaceFolder = OWN
     top: Top = 3
     every: Annotated[
         bool, about("Every picture", "Also predict again what another version of the model has predicted.")
@@ -313,7 +313,7 @@ class PredictBatchRequest(Request):
 class VerifyRequest(Request):
     """Check a workspace."""
 
-    workspace: Workspace = OWN
+    workspace: WorkspaceFolder = OWN
     recompute: Annotated[
         int, about("Rows to recompute", "Also compute this many stored rows again and compare them.", ge=0)
     ] = 0
@@ -324,7 +324,7 @@ class VerifyRequest(Request):
 class GcRequest(Request):
     """Find what no dataset and no model needs."""
 
-    workspace: Workspace = OWN
+    workspace: WorkspaceFolder = OWN
     delete: Annotated[bool, about("Delete", "Remove it. Without this, it is only listed.")] = False
     older_than: Annotated[Span, about("Older than", "Only what is older than this, such as 30d.")] = "0d"
     max_size: Annotated[
