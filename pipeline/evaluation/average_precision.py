@@ -20,7 +20,7 @@ def average_precision(
     scores, positive
         (n,) of one label.
     weights
-        (resamples, n): how often each resample holds a picture; by default once. NaN where it holds no positive.
+        (resamples, n): how often each resample holds a picture; by default once. NaN if it holds no positive.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on many pictures: the last step where a ridge is not enough.
+"""Multinomial logistic regression for many pictures, with held-out scores.
 
 The loss is bounded by a quadratic with the Hessian `X'X / 2 + penalty` in every class (Boehning 1992, Annals of the
 Institute of Statistical Mathematics 44:197-200). In the basis that makes it the identity, L-BFGS needs some 20 passes
@@ -27,7 +27,7 @@ TENTHS = 10.0  # scores are tenths of logits: near those of a ridge, so that tem
 
 @dataclass(frozen=True, slots=True)
 class LogisticFit:
-    """A linear classifier, and what it says of pictures when their fold is left out."""
+    """A linear classifier, and its scores of pictures when their fold is left out."""
 
     weight: Array  # (dim, classes), for features that are not centred
     bias: Array  # (classes,)

@@ -1,4 +1,4 @@
-"""What one tap knows about a task: exact leave-one-out ridge and log evidence from one eigendecomposition.
+"""Ridge regression on one tap: exact leave-one-out scores and log evidence from one eigendecomposition.
 
 With `X` the transformed, centred features (n, dim), `Y` the centred one-hot targets (n, classes) and
 `X = R U'` in the eigenbasis of `X'X` (eigenvalues `w`, `R = X U`), every ridge fit is a division:
@@ -46,7 +46,7 @@ EVIDENCE_PATH = np.logspace(-6, 6, 121)  # fine enough: within 1e-3 of the maxim
 CHUNK_ROWS = 4096  # rows that are squared or turned at a time
 EXACT_ROWS = 8192  # more rows than these stay in float32, and no matrix is as wide as they are many
 WIDEST_BASIS = 4096  # of more rows and more values than these there is no eigenbasis: it would take minutes
-WIDE_PATH = PENALTY_PATH[6:14]  # of penalties there, where each costs a factorisation
+WIDE_PATH = PENALTY_PATH[6:14]  # of penalties there, since each costs a factorisation
 EVIDENCE_SAMPLE = 2048  # pictures, evenly spaced, whose log evidence stands for all there
 WIDE_SAMPLE = 2048  # pictures, evenly spaced, whose held-out error chooses it
 
@@ -83,7 +83,7 @@ class _Spectrum:
 
     task: _Task
     eigenvalues: Float64  # (r,), ascending, at least 0; r = min(n V, dim)
-    vectors: Float64 | None  # (dim, r): U, where it was `X'X` that was decomposed
+    vectors: Float64 | None  # (dim, r): U, if `X'X` was decomposed
     rotated: Real  # (n V, r): R
     projections: Float64  # (r, classes): R'Y
 
@@ -134,7 +134,7 @@ def fit_inputs(
     Parameters
     ----------
     widest
-        Where there are more rows and more values than this, there is no eigenbasis and no log evidence.
+        If there are more rows and more values than this, there is no eigenbasis and no log evidence.
     """
     task = _centred(inputs, targets)
     if min(task.inputs.shape) > (WIDEST_BASIS if widest is None else widest):
@@ -163,8 +163,8 @@ def _weights(num_views: int) -> Float64:
 def _centred(inputs: Array, targets: Float64) -> _Task:
     """Centre and weigh.
 
-    In float64 where rows are few: where the penalty is small, leave-one-out divides by 1 - H_ii of about 1e-4.
-    Where they are many it is at least 1 - dim / n on average, and float32 moved no held-out score
+    In float64 if rows are few: if the penalty is small, leave-one-out divides by 1 - H_ii of about 1e-4.
+    If they are many it is at least 1 - dim / n on average, and float32 moved no held-out score
     of 10,000 CIFAR-10 pictures by more than 2e-6.
     """
     roots = np.sqrt(_weights(len(inputs) // len(targets)))
@@ -302,7 +302,7 @@ def _solve_wide(task: _Task, counted: NDArray[np.bool_]) -> tuple[Float64, float
 
 
 def _lowest(path: Float64, cost: Callable[[float], float]) -> float:
-    """Walk downhill from the middle of a path: held-out error has one valley in the penalty, and each step is dear."""
+    """Walk downhill from the middle of a path: held-out error has one valley in the penalty, and steps are costly."""
     place = len(path) // 2
     known = {place: cost(path[place])}
     for way in (-1, 1):
@@ -328,6 +328,6 @@ def _logme(spectrum: _Spectrum) -> float:
 
 
 def _scale(spectrum: _Spectrum) -> float:
-    """Return the mean eigenvalue, or 1 where features are constant."""
+    """Return the mean eigenvalue, or 1 if features are constant."""
     rank = min(spectrum.task.num_pictures, len(spectrum.eigenvalues))  # without more views of the same pictures
     return float(spectrum.eigenvalues.sum() / rank) or 1.0

@@ -28,7 +28,7 @@ class Stack:
 
 
 def share_taps(products: Float64) -> Float64:
-    """Return the share of each tap, (taps,): not negative, 1 in all, and 0 where it would be below a tenth.
+    """Return the share of each tap, (taps,): not negative, 1 in all, and 0 if it would be below a tenth.
 
     Parameters
     ----------
