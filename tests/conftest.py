@@ -185,9 +185,6 @@ def headstart(pytestconfig):
     return run
 
 
-# ── what costs seconds ───────────────────────────────────────────────────────────────────────────
-
-
 @pytest.fixture(scope="session")
 def keras():
     """Keras, imported as the project does it."""

@@ -247,9 +247,6 @@ def save_model(workspace, record=None, name="pets", content=b"weights"):
     return save_version(workspace, name, fill, render_report)
 
 
-# ── pictures ─────────────────────────────────────────────────────────────────────────────────────
-
-
 def a_photo(number=0, size=(40, 32), colour=None):
     """A smooth RGB picture with a texture of its own: equal arguments, equal pixels."""
     width, height = size

@@ -56,8 +56,6 @@ def plant(folder, module, code):
         file.write(f"\n\n{code}\n")
 
 
-# ── who may import whom ──────────────────────────────────────────────────────────────────────────
-
 # contract -> (module, the line that breaks it, how the linter shows it)
 VIOLATIONS = {
     "flows -> storage -> pipeline, never back": [
@@ -136,8 +134,6 @@ def test_every_planted_import_is_seen_by_its_contract(broken, contract):
     for _, _, shown in VIOLATIONS[contract]:
         assert f"{shown} (" in broken[contract]
 
-
-# ── start-up ─────────────────────────────────────────────────────────────────────────────────────
 
 HEAVY = {"tensorflow", "keras", "openvino", "sklearn", "prefect", "distributed", "h5py", "pyarrow"}
 LIGHT = ("flows.cli.app", "flows.onboarding.story", "flows.requests", "flows.api", "headstart")
@@ -219,9 +215,6 @@ def test_every_planted_line_is_found_by_ruff_and_what_is_allowed_is_not(tmp_path
     assert ruff(folder, *PACKAGES) == {(module, rule) for module, _, rule in LINES}
 
 
-# ── modules ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def count_lines():
     return {name: len((ROOT / name).read_text().splitlines()) for name in MODULES}
 
@@ -257,8 +250,6 @@ def test_only_the_settings_read_the_environment():
     assert readers <= allowed
 
 
-# ── functions ────────────────────────────────────────────────────────────────────────────────────
-
 MAX_PARAMETERS = 7
 A_DOCUMENT = r"\b(dict|Mapping|MutableMapping)\[str, (Any|object)\]"
 
@@ -269,9 +260,15 @@ EXCEPTIONS: set[str] = set()
 MAX_EXCEPTIONS = 10
 
 # What is left of before: it may shrink only, and ends at nothing.
-DOCUMENTS_LEFT = 190
-LONG_LEFT = 8
-VERBS_LEFT = 12
+DOCUMENTS_LEFT = 88
+LONG_LEFT = 7
+VERBS_LEFT = 9
+BANNERS_LEFT = 40
+
+
+def test_no_comment_is_a_banner_over_a_part_that_could_be_a_module():
+    found = [name for name in MODULES for _ in re.findall(r"^\s*# ?(?:──|--|==)", (ROOT / name).read_text(), re.M)]
+    assert len(found) <= BANNERS_LEFT, "\n".join(found)
 
 
 @functools.cache
@@ -356,9 +353,6 @@ def may_be_nothing(annotation):
 def test_only_one_module_locks():
     named = re.compile(r"\bfcntl\b|\.flock\b")
     assert [name for name in MODULES if named.search((ROOT / name).read_text())] == ["storage/disk/locks.py"]
-
-
-# ── the repository ───────────────────────────────────────────────────────────────────────────────
 
 
 def tracked_files():

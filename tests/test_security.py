@@ -141,9 +141,6 @@ def through_prefect(service, script):
     return json.loads(finished.stdout)
 
 
-# ── who gets in ──────────────────────────────────────────────────────────────────────────────────
-
-
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells who listens")
 def test_the_server_listens_on_the_loopback_alone(service):
     port = f"{int(service.server.url.rpartition(':')[2].partition('/')[0]):04X}"
@@ -203,9 +200,6 @@ def test_the_scheduler_makes_runs_of_every_schedule(service):
     assert made == wanted
 
 
-# ── what leaks ───────────────────────────────────────────────────────────────────────────────────
-
-
 def test_no_secret_is_in_what_the_server_shows(service):
     shown = through_prefect(
         service,
@@ -237,9 +231,6 @@ def test_no_secret_is_in_the_workspace(service):
 def secrets_in(text):
     encoded = base64.b64encode(AUTH.encode()).decode()
     return [secret for secret in (PASSWORD, DATABASE_PASSWORD, encoded) if secret in text]
-
-
-# ── who is called ────────────────────────────────────────────────────────────────────────────────
 
 
 def test_nothing_outside_was_called_by_server_worker_run_or_command(service):
