@@ -1,4 +1,4 @@
-"""One SQLite file of ours: durable commits, one sentence per failure, damage set aside.
+"""A SQLite file: durable commits, one sentence per failure, damage set aside.
 
 A rollback journal and not WAL, which can corrupt a database that two connections write before SQLite 3.51.3.
 A database file is never opened but through SQLite: closing any other descriptor would drop its POSIX locks.
@@ -126,7 +126,7 @@ class Database:
         if code == sqlite3.SQLITE_READONLY and may_write:  # a flipped bit in the file's header
             return DamagedError(f"{self._path} is damaged: it forbids writing. Run `headstart verify`.")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR):
-            return DamagedError(f"{self._path} is damaged ({error}). Run `headstart verify`: it will be built anew.")
+            return DamagedError(f"{self._path} is damaged ({error}). Run `headstart verify`: it is rebuilt then.")
         return ConflictError(f"Cannot use {self._path}: {error}. Check its permissions and the free space.")
 
     def _found_version(self, connection: sqlite3.Connection) -> int:

@@ -22,7 +22,6 @@ from flows.documents import to_document
 from flows.progress import Lines
 from flows.settings import workspace_root
 from pipeline.decision.nouns import Quote
-from pipeline.decision.plan import describe_case
 from pipeline.decision.quote import describe_quote
 from pipeline.jsonable import from_json, to_json
 from pipeline.types import Prediction, Progress
@@ -76,6 +75,8 @@ def json_object(result: object) -> None:
 
 def planned(document: Mapping[str, Any]) -> None:
     """Print a plan: the case, and why."""
+    from pipeline.decision.plan import describe_case  # loads NumPy
+
     size, similarity, case = document["size"], document["similarity"], document["case"]
     say(f"{document['dataset']}: case {case} ({describe_case(case)}), strategy {document['strategy']}", style="bold")
     say(

@@ -34,7 +34,7 @@ TUNED_FROM = 5_000  # pictures; the race for the fastest tuning takes ten second
 ENGINE_VERSION = 4  # raised when a change of ours compiles another network from the same backbone
 
 
-def find_backbone(
+def describe_backbone(
     workspace: Workspace, name: str, weights: str | None, decoder: str, size: int | None = None
 ) -> BackboneSpec:
     """Describe the backbone that a run asks for.
@@ -80,7 +80,7 @@ def list_backbones(workspace: Workspace) -> list[BackboneSpec]:
     return [*embedded, *map(parse_spec, described)]
 
 
-def find_recorded_backbone(workspace: Workspace, record: ModelRecord) -> BackboneSpec:
+def get_recorded_backbone(workspace: Workspace, record: ModelRecord) -> BackboneSpec:
     """Find the backbone of a model's record among those known here.
 
     Raises

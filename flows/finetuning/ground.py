@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from flows import stopwatch
 from flows.documents import to_document
-from flows.features.backbone import find_recorded_backbone
+from flows.features.backbone import get_recorded_backbone
 from flows.features.extraction import Extracted, extract
 from flows.features.fitting import read_taps
 from flows.features.forward import reader
@@ -153,7 +153,7 @@ def prepare(plan: JobPlan[Result], progress: Progress | None) -> tuple[FinetuneI
         raise DataError(
             f"{manifest.root} is gone, but its pictures are needed. Bring it back, or onboard its new place."
         )
-    spec = find_recorded_backbone(workspace, plan.head.record)
+    spec = get_recorded_backbone(workspace, plan.head.record)
     dataset = DatasetRef(name, manifest.root, manifest.fingerprint)
     extracted = extract(workspace, dataset, spec, 0, progress)
     left_out = {item.path for item in extracted.rejected}

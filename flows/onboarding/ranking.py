@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.features.backbone import engine_id, find_backbone, taps_engine
+from flows.features.backbone import describe_backbone, engine_id, taps_engine
 from flows.features.forward import compute
 from flows.progress import Quiet
 from flows.settings import keras_home
@@ -73,7 +73,7 @@ def choose_backbone(
         write_measurement(workspace, "rankings", key, {"ranking": [asdict(row) for row in ranking]})
     else:
         ranking = tuple(RankedBackbone(**row) for row in value["ranking"])
-    return find_backbone(workspace, ranking[0].backbone, None, decoder), ranking
+    return describe_backbone(workspace, ranking[0].backbone, None, decoder), ranking
 
 
 def available_backbones() -> list[str]:
@@ -123,7 +123,7 @@ def _try(
     left = math.inf if deadline is None else deadline - time.monotonic()
     if left <= 0:
         return RankedBackbone(name, why_not="no time was left")
-    spec = find_backbone(workspace, name, None, decoder)
+    spec = describe_backbone(workspace, name, None, decoder)
     with FeatureWriter(workspace, spec.space()) as store:
         missing = set(store.missing([image.digest for image in sample]))
         images = [image for image in sample if image.digest in missing]

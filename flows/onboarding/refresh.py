@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.documents import SCHEMA_VERSION
-from flows.features.backbone import find_recorded_backbone
+from flows.features.backbone import get_recorded_backbone
 from flows.onboarding.story import PLAIN, Steps, find_request, onboard
 from flows.requests import OnboardRequest, RefreshRequest
 from flows.versions.promote import list_heads
@@ -161,7 +161,7 @@ def _refresh_one(
     if look.retrain or look.head is None:
         _train(asked, look, row, progress, steps, schedule)
         return
-    spec = find_recorded_backbone(workspace, look.head.record)
+    spec = get_recorded_backbone(workspace, look.head.record)
     num_views = look.head.record.features.num_views
     row["num_computed"] = steps.extract(workspace, look.dataset, spec, num_views, progress).num_computed
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from flows.features.backbone import backbone_files, find_backbone, load_engine
+from flows.features.backbone import backbone_files, describe_backbone, load_engine
 from flows.features.forward import compute
 from flows.progress import Quiet
 from flows.stopwatch import stage
@@ -74,7 +74,7 @@ def choose_yardstick(workspace: Workspace, spec: BackboneSpec) -> Yardstick:
     if spec.source == RANDOM:
         return Yardstick(embedded, known, why="its weights are random, so its BatchNorm layers remember no data")
     weights = None if spec.name in BACKBONES else spec.source
-    own = find_backbone(workspace, spec.name, weights, DECODERS["exact"])
+    own = describe_backbone(workspace, spec.name, weights, DECODERS["exact"])
     if own.moments is None:
         return Yardstick(embedded, known, why="it has no BatchNorm layers that remember data")
     if thresholds := find_thresholds(own):

@@ -16,7 +16,7 @@ from typing import Any
 from flows import stopwatch
 from flows.documents import SCHEMA_VERSION
 from flows.features import extraction
-from flows.features.backbone import find_backbone
+from flows.features.backbone import describe_backbone
 from flows.features.extraction import Extracted, pack_features, summarize_features
 from flows.forms import parse_request
 from flows.onboarding import decide, scan, training
@@ -148,7 +148,7 @@ def _backbone(workspace: Workspace, request: ExtractRequest, dataset: DatasetRef
     if request.backbone == AUTO:
         check_choice(AUTO, request.weights, request.size)
         return choose_backbone(workspace, dataset, decoder, request.auto_minutes)
-    return find_backbone(workspace, request.backbone, request.weights, decoder, request.size), ()
+    return describe_backbone(workspace, request.backbone, request.weights, decoder, request.size), ()
 
 
 def find_request(workspace: Workspace, name: str) -> OnboardRequest | None:

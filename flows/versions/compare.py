@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from flows.features.backbone import find_recorded_backbone
+from flows.features.backbone import get_recorded_backbone
 from flows.features.extraction import extract
 from flows.features.fitting import fit, read_taps
 from flows.prediction.files import predict_with
@@ -115,6 +115,6 @@ def _manifest_of(workspace: Workspace, ref: ModelRef) -> Manifest:
 
 def _backbone_of(workspace: Workspace, ref: ModelRef) -> BackboneSpec:
     try:
-        return find_recorded_backbone(workspace, ref.record)
+        return get_recorded_backbone(workspace, ref.record)
     except HeadstartError as error:
         raise IncomparableError(str(error)) from error

@@ -44,7 +44,7 @@ class DigestMemory:
     def recall(self, root: str, entries: Iterable[FileEntry], rehash: bool = False) -> dict[str, Digest | str]:
         """Return path -> digest, or the reason why it is no picture, for files that need not be read.
 
-        With `rehash` that is none: a file can change behind its size and time, if somebody means it to.
+        With `rehash` there are none: a file can be changed on purpose without changing its size and time.
         """
         if rehash:
             return {}
@@ -94,7 +94,7 @@ class DigestMemory:
             raise DamagedError(f"{self.path} is damaged: {num_wrong} rows fail their checksum.")
 
     def set_aside(self, is_sound: Callable[[], bool]) -> None:
-        """Begin anew, unless another process has just done so."""
+        """Make an empty file, unless another process has just done so."""
         self._file.set_aside(is_sound)
         self._file.prepare()
 

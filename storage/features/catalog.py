@@ -50,7 +50,7 @@ class ShardRow(NamedTuple):
     keys: bytes
 
     def find_fault(self) -> str | None:
-        """Say what no row of ours can be; SQLite puts any type into any column."""
+        """Say why no catalog can have written this row, if so; SQLite puts any type into any column."""
         types = tuple(type(value) for value in self)
         if types != (str, int, int, bytes):
             return "has columns of other types"
@@ -74,9 +74,9 @@ class Catalog:
         return self._workspace.catalog
 
     def recover(self, space: Space) -> None:
-        """Make catalog, disk and staging agree; milliseconds where they already do.
+        """Make catalog, disk and staging agree; takes milliseconds if they do.
 
-        A catalog that is damaged moves to quarantine, and all shards of the space are orphans of a new one.
+        A damaged catalog moves to quarantine; a new one adopts all shards of the space.
         """
         self._database.prepare()
         try:
@@ -85,7 +85,7 @@ class Catalog:
             self.rebuild(space, error)
 
     def rebuild(self, space: Space, error: DamagedError) -> None:
-        """Begin anew, unless what was found damaged was replaced by another process meanwhile."""
+        """Make a new catalog, unless another process has replaced the damaged one meanwhile."""
         log.warning("%s", error)
         self.set_aside(self._is_sound)
         self._agree(space)
@@ -189,7 +189,7 @@ class Catalog:
         self._database.check()
 
     def set_aside(self, is_sound: Callable[[], bool]) -> None:
-        """Begin anew, unless another process has just done so; `recover` fills it again."""
+        """Make an empty catalog, unless another process has just done so; `recover` fills it."""
         self._database.set_aside(is_sound)
         self._database.prepare()
 
@@ -204,7 +204,7 @@ class Catalog:
         Raises
         ------
         DamagedError
-            There is a row that cannot be ours.
+            There is a row that no catalog can have written.
         """
         with self._database.read() as connection:
             # "+": walk the table, of which each row is read once, not the index of names, after which they are sorted

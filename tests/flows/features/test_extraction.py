@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flows.features import extraction
-from flows.features.backbone import engine_id, find_backbone
+from flows.features.backbone import describe_backbone, engine_id
 from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
@@ -173,7 +173,7 @@ def test_a_network_of_keras_is_described_once_for_each_size(workspace, monkeypat
     opened = Workspace.open(workspace)
 
     def size_found(size):
-        return find_backbone(opened, "mobilenet_v3_small", "none", DECODERS["exact"], size).recipe.size
+        return describe_backbone(opened, "mobilenet_v3_small", "none", DECODERS["exact"], size).recipe.size
 
     assert [size_found(size) for size in (96, 96, None, 224, 128, 96)] == [96, 96, 224, 224, 128, 96]
     assert described == [96, None, 128]
@@ -190,4 +190,4 @@ def test_a_network_of_keras_is_described_once_for_each_size(workspace, monkeypat
 )
 def test_a_backbone_that_cannot_be_had_is_one_sentence(workspace, options, error):
     with pytest.raises(error):
-        find_backbone(Workspace.open(workspace), decoder=DECODERS["exact"], **options)
+        describe_backbone(Workspace.open(workspace), decoder=DECODERS["exact"], **options)

@@ -172,7 +172,9 @@ def test_a_run_may_leave_the_backbone_open(again, only_lite0, headstart, tmp_pat
 @pytest.mark.heavy
 def test_another_choice_than_the_embedded_backbone_is_a_change_of_the_plan(again):
     dataset = dataset_of(again)
-    spec = replace(ranking.find_backbone(Workspace.open(again.workspace), DEFAULT_BACKBONE, None, EXACT), name="other")
+    spec = replace(
+        ranking.describe_backbone(Workspace.open(again.workspace), DEFAULT_BACKBONE, None, EXACT), name="other"
+    )
     rows = (RankedBackbone("other", 0.2, 1.0), RankedBackbone(DEFAULT_BACKBONE, 0.3, 0.9))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decide, "measure_similarity", lambda *_: _similarity(again))

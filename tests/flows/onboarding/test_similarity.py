@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.features.backbone import find_backbone
+from flows.features.backbone import describe_backbone
 from flows.onboarding import similarity
 from flows.onboarding.similarity import choose_yardstick, measure_similarity
 from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, get_backbone
@@ -35,7 +35,7 @@ def test_the_recipe_of_the_features_is_not_the_one_that_is_measured_with(workspa
 @pytest.mark.heavy
 def test_random_weights_are_measured_with_the_embedded_network(workspace):
     place = Workspace.open(workspace)
-    yardstick = choose_yardstick(place, find_backbone(place, SMALL, "none", "pillow-13"))
+    yardstick = choose_yardstick(place, describe_backbone(place, SMALL, "none", "pillow-13"))
     assert (yardstick.spec, yardstick.own) == (SPEC, None)
     assert "random" in yardstick.why
 
@@ -45,7 +45,7 @@ def test_a_network_without_batchnorm_is_measured_with_the_embedded_one(workspace
     file = tmp_path / "vgg.weights.h5"
     keras.applications.VGG16(include_top=False, weights=None, input_shape=(224, 224, 3)).save_weights(file)
     place = Workspace.open(workspace)
-    yardstick = choose_yardstick(place, find_backbone(place, "vgg16", str(file), "pillow-13"))
+    yardstick = choose_yardstick(place, describe_backbone(place, "vgg16", str(file), "pillow-13"))
     assert (yardstick.spec, yardstick.own) == (SPEC, None)
     assert yardstick.why == "it has no BatchNorm layers that remember data"
 
@@ -57,9 +57,9 @@ def test_a_network_without_thresholds_tells_its_own_distance_and_the_embedded_on
 
     file = tmp_path / "small.weights.h5"
     place = Workspace.open(again.workspace)
-    build_backbone(find_backbone(place, SMALL, "none", "pillow-13"))
+    build_backbone(describe_backbone(place, SMALL, "none", "pillow-13"))
     keras.applications.MobileNetV3Small(include_top=False, weights=None, input_shape=(224, 224, 3)).save_weights(file)
-    spec = find_backbone(place, SMALL, str(file), "pillow-13", 96)
+    spec = describe_backbone(place, SMALL, str(file), "pillow-13", 96)
     assert spec.moments is None
     manifest = read_manifest(place, "shapes")
     found = measure_similarity(place, manifest, spec)
