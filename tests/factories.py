@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from flows.finetuning.results import FinetuneResult, SavedModel
+from flows.documents import SavedModel, to_document
+from flows.finetuning.results import FinetuneResult
+from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.dataset.manifest import Picture
 from pipeline.decision.finetuned import EpochRow, FinetuneReport, JobAsked, MirrorTest, ScratchReport, StartedFrom
 from pipeline.decision.nouns import Plan, Similarity, Size
@@ -20,7 +22,7 @@ from pipeline.decision.schedule import plan_finetuning, plan_scratch
 from pipeline.finetuning.gate import compare
 from pipeline.finetuning.race import judge_race
 from pipeline.report.page import render_report
-from pipeline.report.record import FeatureSummary, Provenance, build_record
+from pipeline.report.record import FeatureSummary, ModelRef, Provenance, build_record
 from pipeline.types import (
     BackboneSpec,
     Certificate,
@@ -323,3 +325,43 @@ def scan(request):
     from flows.onboarding.scan import scan
 
     return scan(Workspace.open(request.workspace), request)
+
+
+def an_onboard_result(name, workspace, strategy):
+    """The answer of a run that has trained a head and decided on a strategy."""
+    from flows.features.extraction import Extracted
+    from flows.onboarding.results import OnboardResult
+    from flows.versions.promote import Verdict
+
+    plan = a_plan(strategy=strategy)
+    return OnboardResult(
+        dataset=name,
+        workspace=str(workspace),
+        spec=get_backbone(DEFAULT_BACKBONE),
+        extracted=Extracted(24, 0, 24, 24, ()),
+        model=ModelRef(name, 1, f"/models/{name}/1", a_record(plan=plan)),
+        trained=True,
+        serving=Verdict(1, True, "No other version served before it.", None),
+        seconds={"total": 1.0},
+    )
+
+
+def onboard(request):
+    """Onboard a dataset; returns what `headstart onboard --json` prints."""
+    from flows.onboarding.story import onboard
+
+    return to_document(onboard(request))
+
+
+def extract_only(request, **options):
+    """Extract the features of a dataset; returns what `headstart extract --json` prints."""
+    from flows.onboarding.story import extract_only
+
+    return to_document(extract_only(request, **options))
+
+
+def plan_only(request):
+    """Plan a dataset; returns what `headstart plan --json` prints."""
+    from flows.onboarding.story import plan_only
+
+    return to_document(plan_only(request))

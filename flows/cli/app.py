@@ -120,14 +120,13 @@ def onboard(
     if cli_jobs.check_wait(submit, wait):
         cli_jobs.tell_submitted(submission.submit_onboard, request, wait, json)
         return
-    document = steps.onboard(request, render.progress(), _steps(runner))
-    document = submission.schedule_finetuning(document)
+    result = submission.schedule_finetuning(steps.onboard(request, render.progress(), _steps(runner)))
     if json:
-        render.json_object(document)
+        render.json_object(result)
         return
-    render.onboarded(document)
-    if finetune := document.get("finetune"):
-        render_jobs.scheduled(finetune)
+    render.onboarded(result)
+    if result.finetune:
+        render_jobs.scheduled(result.finetune)
 
 
 @command(app, START, "headstart plan pictures", asks=OnboardRequest)
@@ -140,8 +139,8 @@ def plan(request: OnboardRequest, json: JsonOption = False) -> None:
     from flows.cli import render
     from flows.onboarding import story as steps
 
-    document = steps.plan_only(request)
-    render.json_object(document) if json else render.planned(document)
+    result = steps.plan_only(request)
+    render.json_object(result) if json else render.planned(result)
 
 
 @command(
@@ -167,8 +166,8 @@ def extract(
     from flows.cli import render
     from flows.onboarding import story as steps
 
-    document = steps.extract_only(request, render.progress(), pack, _steps(runner))
-    render.json_object(document) if json else render.extracted(document)
+    result = steps.extract_only(request, render.progress(), pack, _steps(runner))
+    render.json_object(result) if json else render.extracted(result)
 
 
 @command(

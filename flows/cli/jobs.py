@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import typer
 
 from flows.cli.help import MODELS, SERVICE, Group
 from flows.cli.options import JsonOption, SubmitOption, WaitOption, WorkspaceOption, command
+from flows.documents import FinishedJob, SubmittedJob, SubmittedRun
 from flows.requests import OWN, AuditRequest, FinetuneRequest
 from pipeline.errors import GateError, UsageError
 
@@ -135,20 +136,24 @@ def cancel(
 command(jobs_app, "Commands", "headstart jobs cancel 3f2a")(cancel)
 
 
-def tell_submitted(hand_over: Callable[[Any], dict[str, Any]], request: Any, wait: bool, json: bool) -> None:
-    """Submit a request and say where it went, and with `wait` how it ended."""
+Request = TypeVar("Request")
+Submission = SubmittedRun | SubmittedJob | FinishedJob
+
+
+def tell_submitted(submit: Callable[[Request], Submission], request: Request, wait: bool, json: bool) -> None:
+    """Submit a request and print where it is now, and with `wait` how it ended."""
     from flows.cli import render, render_jobs
     from flows.service.client import wait_for
 
-    document = hand_over(request)
-    say = render_jobs.scheduled if "job" in document else render_jobs.submitted
-    if not wait or "run" not in document:  # a job that has ended is not submitted
-        render.json_object(document) if json else say(document)
-        return
+    given = submit(request)
     if not json:
-        say(document)
-    ended = wait_for(document)
-    render.json_object(ended) if json else render_jobs.ended(ended)
+        render_jobs.submitted(given) if isinstance(given, SubmittedRun) else render_jobs.scheduled(given)
+    if wait and not isinstance(given, FinishedJob):
+        given = wait_for(given)
+        if not json:
+            render_jobs.ended(given)
+    if json:
+        render.json_object(given)
 
 
 def check_wait(submit: bool, wait: bool) -> bool:

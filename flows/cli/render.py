@@ -21,16 +21,18 @@ from rich.text import Text
 from flows.documents import to_document
 from flows.progress import Lines
 from flows.settings import workspace_root
-from pipeline.decision.nouns import Quote
 from pipeline.decision.quote import describe_quote
-from pipeline.jsonable import from_json, to_json
-from pipeline.types import Prediction, Progress
+from pipeline.jsonable import to_json
+from pipeline.types import LabelMetrics, Metrics, Prediction, Progress, Rejected
 from storage.datasets.table import SEPARATOR
 
 if TYPE_CHECKING:
+    from flows.features.extraction import Extracted
     from flows.maintenance.gc import GarbageRow, GcResult
     from flows.maintenance.listing import BackboneLayers
     from flows.maintenance.verify import VerifyResult
+    from flows.onboarding.results import ExtractResult, OnboardResult, PlanResult
+    from pipeline.decision.nouns import Plan
 
 WIDTH_OF_FILES = 240  # characters
 NUM_NAMED = 10  # rejected files named on the terminal; the report has more
@@ -73,56 +75,56 @@ def json_object(result: object) -> None:
 # ── documents ────────────────────────────────────────────────────────────────────────────────────
 
 
-def planned(document: Mapping[str, Any]) -> None:
+def planned(result: PlanResult) -> None:
     """Print a plan: the case, and why."""
+    _say_plan(result.dataset, result.plan, result.plan.reasons)
+    _say_problems(result.rejected, result.notes)
+
+
+def onboarded(result: OnboardResult) -> None:
+    """Print what onboarding did and how good the model is."""
+    model, record = result.model, result.model.record
+    _say_plan(result.dataset, result.plan, result.reasons)
+    _say_problems(result.extracted.rejected, record.data.notes)
+    say()
+    _say_features(result.extracted)
+    _say_metrics(record.metrics)
+    _say_seconds(result.seconds)
+    say(f"model {model.name}@{model.version} in {model.path}", style="bold")
+    serving = result.serving
+    say(f"{model.name} is version {serving.version}{' now' if serving.promoted else ''}: {serving.reason}")
+    where = "" if result.workspace == str(workspace_root(None)) else f" --workspace {quote(result.workspace)}"
+    say(f"next: headstart show {model.name}{where}; headstart predict {model.name} PICTURE...{where}")
+
+
+def _say_plan(dataset: str, plan: Plan, reasons: Sequence[str]) -> None:
     from pipeline.decision.plan import describe_case  # loads NumPy
 
-    size, similarity, case = document["size"], document["similarity"], document["case"]
-    say(f"{document['dataset']}: case {case} ({describe_case(case)}), strategy {document['strategy']}", style="bold")
+    size, similarity = plan.size, plan.similarity
+    say(f"{dataset}: case {plan.case} ({describe_case(plan.case)}), strategy {plan.strategy}", style="bold")
+    near = ", ".join(f"{row.name} {row.distance:.3f}" for row in similarity.references)
     say(
-        f"{size['num_train']:,} training pictures, {size['num_classes']} classes, smallest {size['smallest_class']}; "
-        f"D_BN {similarity['distance']:.3f} (early {similarity['early']:.3f}, middle {similarity['middle']:.3f}, "
-        f"late {similarity['late']:.3f}){_neighbours(similarity)}"
+        f"{size.num_train:,} training pictures, {size.num_classes} classes, smallest {size.smallest_class}; "
+        f"D_BN {similarity.distance:.3f} (early {similarity.early:.3f}, middle {similarity.middle:.3f}, "
+        f"late {similarity.late:.3f}){f'; known datasets near it: {near}' if near else ''}"
     )
-    for reason in document["reasons"]:
+    for reason in reasons:
         say(f"  - {reason}")
-    if quote := document["quote"]:
-        say(f"quote: {describe_quote(from_json(Quote, quote), document['strategy'])}")
-    _say_problems(document["rejected"], document["notes"])
+    if plan.quote:
+        say(f"quote: {describe_quote(plan.quote, plan.strategy)}")
 
 
-def _neighbours(similarity: Mapping[str, Any]) -> str:
-    """Name the known datasets on either side."""
-    names = [f"{row['name']} {row['distance']:.3f}" for row in similarity["references"]]
-    return f"; known datasets near it: {', '.join(names)}" if names else ""
-
-
-def onboarded(document: Mapping[str, Any]) -> None:
-    """Print what onboarding did and how good the model is."""
-    planned(document)
-    features, metrics, model = document["features"], document["metrics"], document["model"]
-    say()
-    _say_features(features)
-    _say_metrics(metrics)
-    _say_seconds(document["seconds"])
-    say(f"model {model['name']}@{model['version']} in {model['path']}", style="bold")
-    serving = document["serving"]
-    say(f"{model['name']} is version {serving['version']}{' now' if serving['promoted'] else ''}: {serving['reason']}")
-    where = "" if document["workspace"] == str(workspace_root(None)) else f" --workspace {quote(document['workspace'])}"
-    say(f"next: headstart show {model['name']}{where}; headstart predict {model['name']} PICTURE...{where}")
-
-
-def extracted(document: Mapping[str, Any]) -> None:
-    """Print what the feature store has of a dataset now."""
-    features = document["features"]
-    num_views = features["num_views"]
+def extracted(result: ExtractResult) -> None:
+    """Print which features of a dataset are stored now."""
+    found = result.extracted
+    num_views = found.num_views
     views = f", {num_views} augmented view{'s' * (num_views > 1)} of each training picture" if num_views else ""
-    say(f"{document['dataset']}: {features['num_images']:,} pictures{views} in space {features['space']}", style="bold")
-    _say_features(features)
-    _say_problems(document["rejected"], [])
-    _say_seconds(document["seconds"])
-    if pack := document.get("pack"):
-        say(f"pack in {pack}")
+    say(f"{result.dataset}: {found.num_images:,} pictures{views} in space {result.spec.space().id}", style="bold")
+    _say_features(found)
+    _say_problems(found.rejected, result.notes)
+    _say_seconds(result.seconds)
+    if result.pack:
+        say(f"pack in {result.pack}")
 
 
 def verified(result: VerifyResult) -> None:
@@ -199,27 +201,22 @@ def listed(name: str, rows: Sequence[object], json: bool) -> None:
     json_object({name: documents}) if json else table(name, documents)
 
 
-def _say_features(features: Mapping[str, Any]) -> None:
-    say(
-        f"features: {features['num_computed']:,} computed, {features['num_reused']:,} reused, "
-        f"{features['num_rejected']:,} rejected"
-    )
+def _say_features(found: Extracted) -> None:
+    num_reused = found.num_rows - found.num_computed
+    say(f"features: {found.num_computed:,} computed, {num_reused:,} reused, {len(found.rejected):,} rejected")
 
 
-def _say_metrics(metrics: Mapping[str, Any]) -> None:
-    on = f"on {metrics['num_images']:,} {metrics['split']} pictures"
-    rest = (
-        f"macro F1 {metrics['macro_f1']:.3f}, log loss {metrics['log_loss']:.3f}, "
-        f"calibration error {metrics['ece']:.3f}"
-    )
-    if "accuracy" in metrics:
-        low, high = metrics["accuracy_interval"]
-        balanced = f"balanced {metrics['balanced_accuracy']:.3f}"
-        say(f"accuracy {metrics['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}) {on}; {balanced}, {rest}")
+def _say_metrics(metrics: Metrics | LabelMetrics) -> None:
+    on = f"on {metrics.num_images:,} {metrics.split} pictures"
+    rest = f"macro F1 {metrics.macro_f1:.3f}, log loss {metrics.log_loss:.3f}, calibration error {metrics.ece:.3f}"
+    if isinstance(metrics, Metrics):
+        low, high = metrics.accuracy_interval
+        balanced = f"balanced {metrics.balanced_accuracy:.3f}"
+        say(f"accuracy {metrics.accuracy:.3f} (95 %: {low:.3f} to {high:.3f}) {on}; {balanced}, {rest}")
     else:
-        low, high = metrics["map_interval"]
-        right = f"all labels right {metrics['subset_accuracy']:.3f}, micro F1 {metrics['micro_f1']:.3f}"
-        say(f"mAP {metrics['mean_average_precision']:.3f} (95 %: {low:.3f} to {high:.3f}) {on}; {right}, {rest}")
+        low, high = metrics.map_interval
+        right = f"all labels right {metrics.subset_accuracy:.3f}, micro F1 {metrics.micro_f1:.3f}"
+        say(f"mAP {metrics.mean_average_precision:.3f} (95 %: {low:.3f} to {high:.3f}) {on}; {right}, {rest}")
 
 
 def _say_seconds(seconds: Mapping[str, float]) -> None:
@@ -341,9 +338,9 @@ def say(text: str = "", style: str = "") -> None:
     _stdout().print(_text(text), style=style, soft_wrap=not sys.stdout.isatty())
 
 
-def _say_problems(rejected: Sequence[Mapping[str, str]], notes: Sequence[str]) -> None:
+def _say_problems(rejected: Sequence[Rejected], notes: Sequence[str]) -> None:
     for item in rejected[:NUM_NAMED]:
-        say(f"  rejected {item['path']}: {item['reason']}")
+        say(f"  rejected {item.path}: {item.reason}")
     if len(rejected) > NUM_NAMED:
         say(f"  and {len(rejected) - NUM_NAMED} more rejected files; --json lists them all")
     for note in notes:

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from flows.cli.render import say, table
+from flows.documents import FinetuneRun, FinishedJob, SavedModel, SubmittedJob, SubmittedRun, UnscheduledJob
 from flows.finetuning.epochs import rows_of, table_of
-from flows.finetuning.results import FinetuneResult, SavedModel
+from flows.finetuning.results import FinetuneResult
 from flows.service.control import Cancellation, JobList, Nothing
 from pipeline.decision.audited import AuditList, AuditResult, Refit
 
 
-def submitted(document: Mapping[str, Any]) -> None:
-    """Print where a submitted job went."""
-    say(f"run {document['name']} ({document['run']}) is {document['state']} on {document['server']}")
+def submitted(run: SubmittedRun | SubmittedJob) -> None:
+    """Print where a run was submitted."""
+    say(f"run {run.name} ({run.run}) is {run.state} on {run.server}")
 
 
-def ended(document: Mapping[str, Any]) -> None:
+def ended(run: SubmittedRun | SubmittedJob) -> None:
     """Print how a run ended."""
-    say(f"run {document['name']} is {document['state']}: {document['message']}", style="bold")
+    say(f"run {run.name} is {run.state}: {run.message}", style="bold")
 
 
-def scheduled(document: Mapping[str, Any]) -> None:
-    """Print what became of a fine-tuning job that should run: submitted, already finished, or left for later."""
-    job = f"fine-tuning job {document['job']}" if document["job"] else "fine-tuning"
-    if "run" in document:
-        say(f"{job}, attempt {document['attempt']}:")
-        submitted(document)
-    elif document["state"] == "finished":
-        model = SavedModel(**document["model"]) if document["model"] else None
-        say(f"{job} has ended: {_verdict(document['passed'], model)}")
+def scheduled(found: FinetuneRun) -> None:
+    """Print whether a fine-tuning job was submitted, is already finished, or is left for later."""
+    job = f"fine-tuning job {found.job}" if found.job else "fine-tuning"
+    if isinstance(found, FinishedJob):
+        say(f"{job} has ended: {_verdict(found.passed, found.model)}")
+        return
+    if isinstance(found, UnscheduledJob):
+        say(f"{job} is {found.state}: {found.reason}")
     else:
-        say(f"{job} is {document['state']}: {document['reason']}")
-    if following := document.get("next"):
-        say(f"next: {following}")
+        say(f"{job}, attempt {found.attempt}:")
+        submitted(found)
+    if found.next:
+        say(f"next: {found.next}")
 
 
 def finetuned(result: FinetuneResult) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.cli.render import say, table
 from flows.service.client import RUNS_AT_A_TIME
 
 if TYPE_CHECKING:
     from flows.doctor.check import DoctorReport
+    from flows.onboarding.refresh import RefreshResult
     from flows.service.deploy import DeployResult
     from flows.versions.promote import Promoted
 
@@ -33,14 +33,12 @@ def deployed(result: DeployResult) -> None:
         say(f"next: prefect worker start --pool {pool.name} --limit {RUNS_AT_A_TIME.get(pool.name, 1)}")
 
 
-def refreshed(document: Mapping[str, Any]) -> None:
-    """Print a line for each dataset: what changed, and what came of it."""
-    from flows.onboarding.refresh import describe_row  # only here: others of this module need no steps
-
-    for row in document["datasets"]:
-        say(describe_row(row))
-    if not document["datasets"]:
-        say("no dataset is known yet; next: headstart onboard DIR")
+def refreshed(result: RefreshResult) -> None:
+    """Print a line for each dataset: what changed, and what was done."""
+    for row in result.datasets:
+        say(str(row))
+    if not result.datasets:
+        say("There is no dataset yet. Next: headstart onboard DIR")
 
 
 def promoted(result: Promoted) -> None:

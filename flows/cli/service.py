@@ -95,10 +95,12 @@ def refresh(
     if check_wait(submit, wait):
         tell_submitted(submission.submit_refresh, request, wait, json)
         return
-    document = run_refresh(request, render.progress(), schedule=submission.schedule_finetuning)
-    render.json_object(document) if json else render_service.refreshed(document)
-    if num_failed := sum(row["error"] is not None for row in document["datasets"]):
-        raise DataError(f"{num_failed} of {len(document['datasets'])} datasets could not be refreshed; see their rows.")
+    result = run_refresh(request, render.progress(), schedule=submission.schedule_finetuning)
+    render.json_object(result) if json else render_service.refreshed(result)
+    if result.num_failed:
+        raise DataError(
+            f"{result.num_failed} of {len(result.datasets)} datasets could not be refreshed; see their rows."
+        )
 
 
 def promote(

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flows.documents import SavedModel
 from flows.features.extraction import Extracted
 from flows.finetuning.ground import JobPlan, Listeners, open_arms, plan_job, prepare, run_job
-from flows.finetuning.results import Figures, FinetuneResult, SavedModel
+from flows.finetuning.results import Figures, FinetuneResult
 from flows.onboarding.quoting import remember_rate
 from flows.requests import FinetuneRequest
 from flows.stopwatch import stage

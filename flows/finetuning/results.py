@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from flows.documents import SavedModel
 from flows.versions.promote import Verdict
 from pipeline.decision.finetuned import FinetuneReport, Gate
 from pipeline.types import Split
-
-
-@dataclass(frozen=True, slots=True)
-class SavedModel:
-    """A model that a job has saved."""
-
-    name: str
-    version: int
-    path: str
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Refresh: read registered datasets again, compute what is new, train again where enough changed.
+"""Refresh: onboarded datasets are read again, new pictures computed, and heads trained again if enough changed.
 
-Meant for a schedule: a night in which nothing changed loads nothing heavy, and one dataset's trouble is its own.
+Made for a schedule: if nothing changed, nothing heavy is loaded. An error in one dataset does not stop the others.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from flows.documents import SCHEMA_VERSION
+from flows.documents import FinetuneRun
 from flows.features.backbone import get_recorded_backbone
+from flows.onboarding.results import OnboardResult
 from flows.onboarding.story import PLAIN, Steps, find_request, onboard
 from flows.requests import OnboardRequest, RefreshRequest
 from flows.versions.promote import list_heads
@@ -26,22 +27,80 @@ from storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-Schedule = Callable[[dict[str, Any]], dict[str, Any]]  # submits the fine-tuning that a plan asks for, and says so
+NEVER_ONBOARDED = (
+    "There is no record of how it was onboarded: it was only scanned, or onboarded by an older headstart. "
+    "Onboard it once more: headstart onboard DIR --name {name}"
+)
+
+Schedule = Callable[[OnboardResult], OnboardResult]  # submits the fine-tuning that a plan asks for
 
 
-def unscheduled(document: dict[str, Any]) -> dict[str, Any]:
-    """Submit nothing."""
-    return document
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """Why a dataset could not be refreshed."""
+
+    kind: str  # of the exception
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshRow:
+    """What a refresh found and did about one dataset."""
+
+    name: str
+    num_added: int | None = None  # training pictures since its newest head; None if that is not known
+    num_removed: int | None = None
+    num_relabelled: int | None = None
+    classes_added: tuple[str, ...] = ()
+    classes_gone: tuple[str, ...] = ()
+    num_computed: int = 0  # pictures
+    retrained: bool = False
+    trained_version: int | None = None
+    promoted: bool = False  # by this refresh
+    version: int | None = None  # that serves
+    reasons: tuple[str, ...] = ()
+    gate: Mapping[str, Any] | None = None  # the comparison of two versions, if there was one
+    finetune: FinetuneRun | None = None
+    error: RowError | None = None
+
+    def __str__(self) -> str:
+        if self.error:
+            return f"{self.name}: {self.error.kind}: {self.error.message}"
+        done = "trained again" if self.retrained else "not trained"
+        version = f", version {self.version} {'serves now' if self.promoted else 'serves'}" if self.version else ""
+        return f"{self.name}: {done}{version}, {self.num_computed:,} pictures computed. {' '.join(self.reasons)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshResult:
+    """What a refresh did, a row for each dataset."""
+
+    workspace: str
+    datasets: tuple[RefreshRow, ...]
+    seconds: float
+
+    @property
+    def num_failed(self) -> int:
+        return sum(row.error is not None for row in self.datasets)
+
+    def __str__(self) -> str:
+        counts = {
+            "trained again": sum(row.retrained for row in self.datasets),
+            "with a new version that serves": sum(row.promoted for row in self.datasets),
+            "with an error": self.num_failed,
+        }
+        said = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+        num_computed = sum(row.num_computed for row in self.datasets)
+        return f"{len(self.datasets):,} datasets read{said}; {num_computed:,} pictures computed."
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What has become of a dataset since its newest head."""
+    """How a dataset has changed since its newest head."""
 
     dataset: DatasetRef
     head: ModelRef | None
-    plan: RefreshPlan | None  # None where there is nothing to compare with
+    plan: RefreshPlan | None  # None if there is nothing to compare with
     reasons: tuple[str, ...]
     retrain: bool
 
@@ -51,11 +110,11 @@ def refresh(
     progress: Progress | None = None,
     log: Callable[[str], None] = logger.info,
     steps: Steps = PLAIN,
-    schedule: Schedule = unscheduled,
-) -> dict[str, Any]:
-    """Bring every dataset's model up to date; returns what `headstart refresh --json` prints.
+    schedule: Schedule = lambda result: result,
+) -> RefreshResult:
+    """Bring every dataset's model up to date.
 
-    A dataset that cannot be refreshed has its error in its row, and the others go on.
+    A dataset that cannot be refreshed has its error in its row, and the next one follows.
 
     Raises
     ------
@@ -71,103 +130,40 @@ def refresh(
         )
     rows = []
     for name in sorted(set(request.names)) or known:
-        rows.append(_refreshed(request, workspace, name, progress, steps, schedule))
-        log(describe_row(rows[-1]))
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "workspace": request.workspace,
-        "datasets": rows,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-
-
-def describe_row(row: Row) -> str:
-    """Say in a line what came of a dataset."""
-    if row["error"]:
-        return f"{row['name']}: {row['error']['kind']}: {row['error']['message']}"
-    done = "trained again" if row["retrained"] else "not trained"
-    version = f", version {row['version']} {'serves now' if row['promoted'] else 'serves'}" if row["version"] else ""
-    return f"{row['name']}: {done}{version}, {row['num_computed']:,} pictures computed. {' '.join(row['reasons'])}"
-
-
-def describe_refreshed(document: Mapping[str, Any]) -> str:
-    """Say in a line what came of all datasets."""
-    rows = document["datasets"]
-    counts = {
-        "trained again": sum(row["retrained"] for row in rows),
-        "with a new version that serves": sum(row["promoted"] for row in rows),
-        "with an error": sum(row["error"] is not None for row in rows),
-    }
-    said = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
-    num_computed = sum(row["num_computed"] for row in rows)
-    return f"{len(rows):,} datasets read{said}; {num_computed:,} pictures computed."
+        rows.append(_refreshed(workspace, name, request.force, progress, steps, schedule))
+        log(str(rows[-1]))
+    return RefreshResult(request.workspace, tuple(rows), round(time.perf_counter() - started, 3))
 
 
 def _refreshed(
-    request: RefreshRequest,
-    workspace: Workspace,
-    name: str,
-    progress: Progress | None,
-    steps: Steps,
-    schedule: Schedule,
-) -> Row:
-    row: Row = {
-        "name": name,
-        "num_added": None,
-        "num_removed": None,
-        "num_relabelled": None,
-        "classes_added": [],
-        "classes_gone": [],
-        "num_computed": 0,
-        "retrained": False,
-        "trained_version": None,
-        "promoted": False,
-        "version": None,
-        "reasons": [],
-        "gate": None,
-        "finetune": None,
-        "error": None,
-    }
+    workspace: Workspace, name: str, force: bool, progress: Progress | None, steps: Steps, schedule: Schedule
+) -> RefreshRow:
+    """Refresh a dataset; after an error its row has what was known before."""
+    row = RefreshRow(name=name)
     try:
-        _refresh_one(request, workspace, row, progress, steps, schedule)
+        asked = find_request(workspace, name)
+        if asked is None:
+            return replace(row, reasons=(NEVER_ONBOARDED.format(name=name),))
+        look = _look(workspace, asked, force, steps)
+        row = _changes(row, look, serving_version(workspace, name))
+        if look.retrain or look.head is None:
+            return _trained(row, schedule(onboard(asked, progress, steps, look.dataset)))
+        spec = get_recorded_backbone(workspace, look.head.record)
+        num_views = look.head.record.features.num_views
+        extracted = steps.extract(workspace, look.dataset, spec, num_views, progress)
+        return replace(row, num_computed=extracted.num_computed)
     except CancelledError:
         raise
     except (HeadstartError, OSError) as error:
-        row["error"] = {"kind": type(error).__name__, "message": str(error)}
-    except Exception as error:  # a bug that one dataset meets must not cost the others their night
+        return replace(row, error=RowError(type(error).__name__, str(error)))
+    except Exception as error:  # a bug that one dataset meets must not stop the refresh of the others
         logger.exception("refreshing %s", name)
-        row["error"] = {"kind": type(error).__name__, "message": f"{error} This is a bug; the log has its traceback."}
-    return row
-
-
-def _refresh_one(
-    request: RefreshRequest, workspace: Workspace, row: Row, progress: Progress | None, steps: Steps, schedule: Schedule
-) -> None:
-    """Refresh a dataset and fill its row, as far as it comes."""
-    asked = find_request(workspace, row["name"])
-    if asked is None:
-        row["reasons"] = [
-            "How it is onboarded is not known: it was only scanned, or by an older headstart. "
-            f"Onboard it once more: headstart onboard DIR --name {row['name']}"
-        ]
-        return
-    look = _look(workspace, asked, request.force, steps)
-    if look.plan:
-        fields = ("num_added", "num_removed", "num_relabelled")
-        row |= {name: getattr(look.plan, name) for name in fields}
-        row |= {"classes_added": list(look.plan.classes_added), "classes_gone": list(look.plan.classes_gone)}
-    row["reasons"] = list(look.reasons)
-    row["version"] = serving_version(workspace, row["name"])
-    if look.retrain or look.head is None:
-        _train(asked, look, row, progress, steps, schedule)
-        return
-    spec = get_recorded_backbone(workspace, look.head.record)
-    num_views = look.head.record.features.num_views
-    row["num_computed"] = steps.extract(workspace, look.dataset, spec, num_views, progress).num_computed
+        message = f"{error} This is a bug in headstart; the log has its traceback."
+        return replace(row, error=RowError(type(error).__name__, message))
 
 
 def _look(workspace: Workspace, asked: OnboardRequest, force: bool, steps: Steps) -> _Look:
-    """Scan a dataset and compare it with what its newest head was trained on: so small changes add up."""
+    """Scan a dataset and compare it with what its newest head was trained on, so that small changes add up."""
     dataset = steps.scan(workspace, asked)
     heads = list_heads(workspace, dataset.name)
     if not heads:
@@ -177,24 +173,36 @@ def _look(workspace: Workspace, asked: OnboardRequest, force: bool, steps: Steps
     try:
         trained_on = read_manifest(workspace, dataset.name, head.record.data.fingerprint)
     except HeadstartError as error:
-        return _Look(dataset, head, None, (f"What its head was trained on is not known any more. {error}",), True)
+        return _Look(dataset, head, None, (f"What its head was trained on is no longer known. {error}",), True)
     plan = plan_refresh(trained_on, now)
-    forced = ("Training was asked for all the same.",) if force and not plan.retrain else ()
+    forced = ("It was trained all the same, because that was asked for.",) if force and not plan.retrain else ()
     return _Look(dataset, head, plan, (*plan.reasons, *forced), plan.retrain or force)
 
 
-def _train(
-    asked: OnboardRequest, look: _Look, row: Row, progress: Progress | None, steps: Steps, schedule: Schedule
-) -> None:
-    document = schedule(onboard(asked, progress, steps, look.dataset))
-    serving = document["serving"]
-    row |= {
-        "num_computed": document["features"]["num_computed"],
-        "retrained": document["trained"],
-        "trained_version": document["model"]["version"] if document["trained"] else None,
-        "promoted": serving["promoted"],
-        "version": serving["version"],
-        "reasons": [*row["reasons"], serving["reason"]],
-        "gate": serving["gate"],
-        "finetune": document.get("finetune"),
-    }
+def _changes(row: RefreshRow, look: _Look, version: int | None) -> RefreshRow:
+    row = replace(row, reasons=look.reasons, version=version)
+    if look.plan is None:
+        return row
+    return replace(
+        row,
+        num_added=look.plan.num_added,
+        num_removed=look.plan.num_removed,
+        num_relabelled=look.plan.num_relabelled,
+        classes_added=look.plan.classes_added,
+        classes_gone=look.plan.classes_gone,
+    )
+
+
+def _trained(row: RefreshRow, result: OnboardResult) -> RefreshRow:
+    serving = result.serving
+    return replace(
+        row,
+        num_computed=result.extracted.num_computed,
+        retrained=result.trained,
+        trained_version=result.model.version if result.trained else None,
+        promoted=serving.promoted,
+        version=serving.version,
+        reasons=(*row.reasons, serving.reason),
+        gate=serving.gate,
+        finetune=result.finetune,
+    )

@@ -6,9 +6,9 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPException, InvalidURL
@@ -17,6 +17,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 from uuid import UUID
 
+from flows.documents import SubmittedJob, SubmittedRun
 from flows.settings import prefect_url
 from pipeline import errors
 from pipeline.errors import (
@@ -241,8 +242,10 @@ SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_AWAY = 600.0  # of a server that is started again, or moved
 
 
-def wait_for(document: Mapping[str, Any], seconds_between: float = SECONDS_BETWEEN_LOOKS) -> dict[str, Any]:
-    """Wait for the end of a submitted run; returns what was said of it with how it ended.
+def wait_for(
+    submitted: SubmittedRun | SubmittedJob, seconds_between: float = SECONDS_BETWEEN_LOOKS
+) -> SubmittedRun | SubmittedJob:
+    """Wait for the end of a submitted run; returns it with how it ended.
 
     Raises
     ------
@@ -251,7 +254,7 @@ def wait_for(document: Mapping[str, Any], seconds_between: float = SECONDS_BETWE
     ServerUnreachableError
         When the server was away for ten minutes. The run may still go on.
     """
-    url, run_id = get_server(), document["run"]
+    url, run_id = get_server(), submitted.run
     heard = time.monotonic()
     while True:
         try:
@@ -267,8 +270,8 @@ def wait_for(document: Mapping[str, Any], seconds_between: float = SECONDS_BETWE
     name = str(state.name)
     message = state.message or name
     if not state.is_completed():
-        raise _ended_by(f"Run {document['name']} ({run_id})", name, message, state.is_cancelled())
-    return {**document, "state": name, "message": message}
+        raise _ended_by(f"Run {submitted.name} ({run_id})", name, message, state.is_cancelled())
+    return replace(submitted, state=name, message=message)
 
 
 def _state_of(url: str, run_id: str) -> State | None:

@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from flows.finetuning.results import JobEnd, SavedModel
+from flows.documents import SavedModel
+from flows.finetuning.results import JobEnd
 from flows.service.client import LatestRun, Run, cancel_runs, find_latest, find_problem, find_runs, hide_password
 from flows.settings import prefect_url
 from pipeline.decision.finetuned import JobAsked, JobStatus

@@ -20,8 +20,8 @@ from flows.finetuning.epochs import describe_epoch, rows_of
 from flows.maintenance.gc import gc as run_gc
 from flows.maintenance.verify import verify as run_verify
 from flows.onboarding import story as steps
-from flows.onboarding.refresh import describe_refreshed, describe_row
 from flows.onboarding.refresh import refresh as run_refresh
+from flows.onboarding.results import OnboardResult
 from flows.prediction.inbox import predict_batch as run_predict_batch
 from flows.requests import (
     ExtractRequest,
@@ -36,6 +36,8 @@ from flows.service import submit as submission
 from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, show_model, show_plan, show_rows
 from pipeline.decision.finetuned import JobStatus
 from pipeline.errors import CancelledError, DamagedError, DataError, HeadstartError
+from pipeline.report.record import ModelRef
+from pipeline.types import Metrics
 from storage.maintenance.verification import LEFT
 from storage.models.serving import get_model
 from storage.workspace import Workspace
@@ -60,7 +62,7 @@ def _run_name() -> str:
 
 
 class _Run:
-    """What every run does: log what our modules tell, show its progress, end with a sentence."""
+    """What every run does: forward the log of our modules, show its progress, end with a sentence."""
 
     def __init__(self) -> None:
         self.logger = get_run_logger()
@@ -80,8 +82,7 @@ class _Run:
             return Failed(message=f"{type(error).__name__}: {error}")
         return Completed(message=message, data=document)
 
-    def show_model(self, workspace: str, model: str) -> None:
-        ref = get_model(Workspace.open(workspace), model)
+    def show_model(self, ref: ModelRef) -> None:
         show_plan(self.showcase, ref.record)
         show_model(self.showcase, ref)
 
@@ -92,27 +93,28 @@ def onboard(params: OnboardRequest) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = steps.onboard(params, run.progress, steps=_TASKS)
-        for reason in document["reasons"]:
+        result = steps.onboard(params, run.progress, _TASKS)
+        for reason in result.reasons:
             run.logger.info("%s", reason)
-        model = document["model"]
-        run.show_model(document["workspace"], f"{model['name']}@{model['version']}")
-        document = submission.schedule_finetuning(document)
-        return describe_onboarded(document), document
+        run.show_model(result.model)
+        result = submission.schedule_finetuning(result)
+        return describe_onboarded(result), to_document(result)
 
     return run.end(work)
 
 
-def describe_onboarded(document: dict[str, Any]) -> str:
-    """Say in a line what came of a dataset."""
-    metrics, model = document["metrics"], document["model"]
-    figure = "accuracy" if "accuracy" in metrics else "mean_average_precision"
-    finetune = document.get("finetune")
+def describe_onboarded(result: OnboardResult) -> str:
+    """Say in a line what was decided and reached."""
+    metrics, model = result.model.record.metrics, result.model
+    if isinstance(metrics, Metrics):
+        figure = f"accuracy {metrics.accuracy:.3f}"
+    else:
+        figure = f"mean average precision {metrics.mean_average_precision:.3f}"
     return (
-        f"{model['name']}@{model['version']}: case {document['case']}, {document['strategy']}, "
-        f"{figure.replace('_', ' ')} {metrics[figure]:.3f}, {document['features']['num_computed']:,} pictures "
-        f"computed. Version {document['serving']['version']} serves."
-        + (f" Fine-tuning: {finetune['state']}." if finetune else "")
+        f"{model.name}@{model.version}: case {result.plan.case}, {result.plan.strategy}, "
+        f"{figure}, {result.extracted.num_computed:,} pictures computed. "
+        f"Version {result.serving.version} serves."
+        + (f" Fine-tuning: {result.finetune.state}." if result.finetune else "")
     )
 
 
@@ -122,9 +124,10 @@ def extract(params: ExtractRequest) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = steps.extract_only(params, run.progress, steps=_TASKS)
-        features = document["features"]
-        return f"{features['num_computed']:,} computed, {features['num_reused']:,} there already.", document
+        result = steps.extract_only(params, run.progress, steps=_TASKS)
+        num_computed = result.extracted.num_computed
+        num_reused = result.extracted.num_rows - num_computed
+        return f"{num_computed:,} computed, {num_reused:,} there already.", to_document(result)
 
     return run.end(work)
 
@@ -135,20 +138,16 @@ def refresh(params: RefreshRequest = DEFAULTS) -> State[Any]:
     run = _Run()
 
     def work() -> tuple[str, dict[str, Any]]:
-        document = run_refresh(
-            params, run.progress, run.logger.info, steps=_TASKS, schedule=submission.schedule_finetuning
-        )
-        for row in document["datasets"]:
-            if row["retrained"]:
-                run.show_model(params.workspace, f"{row['name']}@{row['trained_version']}")
-        rows = [
-            {"dataset": row["name"], "version": row["version"], "": describe_row(row)} for row in document["datasets"]
-        ]
-        show_rows(run.showcase, "refresh", "datasets", "What was read again, and what came of it", rows)
-        said = describe_refreshed(document)
-        if any(row["error"] for row in document["datasets"]):
-            raise DataError(f"{said} The others are done; each row says why.")
-        return said, document
+        result = run_refresh(params, run.progress, run.logger.info, _TASKS, submission.schedule_finetuning)
+        workspace = Workspace.open(params.workspace)
+        for row in result.datasets:
+            if row.retrained:
+                run.show_model(get_model(workspace, f"{row.name}@{row.trained_version}"))
+        rows = [{"dataset": row.name, "version": row.version, "": str(row)} for row in result.datasets]
+        show_rows(run.showcase, "refresh", "datasets", "What was read again, and what was done", rows)
+        if result.num_failed:
+            raise DataError(f"{result} The others are done; each row says why.")
+        return str(result), to_document(result)
 
     return run.end(work)
 
@@ -170,7 +169,7 @@ def finetune(params: FinetuneRequest) -> State[Any]:
         curve.finish(rows_of(result))
         verdict = "The head stays the model."
         if result.model:
-            run.show_model(params.workspace, str(result.model))
+            run.show_model(get_model(Workspace.open(params.workspace), str(result.model)))
             verdict = f"Saved {result.model}."
         return f"{result.gate.reason} {verdict}", to_document(result)
 

@@ -37,6 +37,7 @@ from pipeline.decision.refit import PRICE
 from pipeline.decision.regret import delivered_strategy, measure_regret, unpack_correct
 from pipeline.decision.similarity import judge_distance
 from pipeline.types import Head, Tap
+from tests import factories
 
 NUM_TEST = 600
 
@@ -91,13 +92,12 @@ def run_cell(source: Path, num: int | None, seed: int, size: int, epochs: int, o
     """Onboard and audit one cell by the same steps as the command line; write its document."""
     from flows.documents import to_document
     from flows.finetuning.audit import audit
-    from flows.onboarding import story as steps
     from flows.requests import AuditRequest
 
     name = f"{source.name}-{num or 'all'}-{seed}".lower()
     with tempfile.TemporaryDirectory(dir=source.parent, prefix=".cell-") as scratch:
         folder = write_cell(source, num, seed, Path(scratch, name))
-        onboarded = steps.onboard(OnboardRequest(str(folder), str(workspace), name, size=size))
+        onboarded = factories.onboard(OnboardRequest(str(folder), str(workspace), name, size=size))
         document = to_document(audit(AuditRequest(name, str(workspace), epochs)))
     cell = {"dataset": source.name, "wanted": num, "seed": seed, "onboarded": onboarded, "audit": document}
     part = out / f".{name}.part"

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from flows.stopwatch import timed
 from pipeline.backbones.networks import load_backbone
 from pipeline.backbones.table import get_backbone
 from pipeline.quiet_keras import keras
 from storage.workspace import Workspace
+from tests import factories
 from tests.benchmarks.photos import write_photos
 from tests.benchmarks.table import compare
 
@@ -24,7 +24,7 @@ EPOCHS_RUN = 3  # of the practice; the last is timed, and every epoch does the s
 def measure(scratch: Path) -> list[dict[str, Any]]:
     photos = write_photos(scratch / "photos1000", NUM_IMAGES)
     compiled = scratch / "training-compiled"
-    steps.onboard(OnboardRequest(str(photos), str(compiled)))  # the network is compiled, as the practice's is built
+    factories.onboard(OnboardRequest(str(photos), str(compiled)))  # the network is compiled, as the practice's is built
 
     cold_root = scratch / "training-cold"
     Workspace.open(cold_root)
@@ -32,7 +32,7 @@ def measure(scratch: Path) -> list[dict[str, Any]]:
     request = OnboardRequest(str(photos), str(cold_root))
     with timed():
         started = time.perf_counter()
-        document = steps.onboard(request)
+        document = factories.onboard(request)
         cold = time.perf_counter() - started
     seconds = {
         "practice": practice_epoch(photos) * EPOCHS,

@@ -14,9 +14,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from pipeline.fingerprint import digest
+from tests import factories
 
 COLUMNS = "{:<22} {:>5} {:>9} {:>9} {:>9} {:>13} {:>9} {:>9}"
 
@@ -40,7 +40,7 @@ def measure(folder: Path, all_views: list[int], workspace: Path) -> None:
     """Print one row for every number of views."""
     minutes, bytes_before = 0.0, stored_bytes(workspace)
     for num_views in all_views:
-        document = steps.onboard(OnboardRequest(str(folder), str(workspace), views=num_views))
+        document = factories.onboard(OnboardRequest(str(folder), str(workspace), views=num_views))
         record = json.loads((Path(document["model"]["path"]) / "record.json").read_text())
         seconds = document["seconds"]
         minutes += seconds.get("extract", 0.0) / 60

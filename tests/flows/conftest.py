@@ -21,13 +21,12 @@ def first_run(once):
     """
 
     def build(root):
-        from flows.onboarding import story as steps
         from storage.datasets.manifests import read_manifest
         from storage.workspace import Workspace
 
         folder, workspace = factories.write_dataset(root / "shapes"), root / "workspace"
         factories.age(folder)
-        document = steps.onboard(OnboardRequest(str(folder), str(workspace)))
+        document = factories.onboard(OnboardRequest(str(folder), str(workspace)))
         manifest = read_manifest(Workspace.open(workspace), "shapes")
         return SimpleNamespace(folder=folder, workspace=workspace, document=document, manifest=manifest)
 
@@ -104,11 +103,9 @@ def small(once):
     """A dataset of 3 classes of 12 pictures, onboarded at 64 pixels: to be copied."""
 
     def build(root):
-        from flows.onboarding import story as steps
-
         folder, workspace = factories.write_dataset(root / "shapes", per_class=12), root / "workspace"
         factories.age(folder)
-        document = steps.onboard(OnboardRequest(str(folder), str(workspace), size=64))
+        document = factories.onboard(OnboardRequest(str(folder), str(workspace), size=64))
         return SimpleNamespace(folder=folder, workspace=workspace, document=document)
 
     return once("small", build)

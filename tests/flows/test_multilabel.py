@@ -10,7 +10,6 @@ import pytest
 
 from flows.finetuning import job as finetuning
 from flows.maintenance import listing
-from flows.onboarding import story as steps
 from flows.onboarding.refresh import refresh
 from flows.requests import FinetuneRequest, OnboardRequest, RefreshRequest
 from pipeline.errors import UsageError
@@ -28,7 +27,7 @@ def tagged(first_run, tmp_path_factory):
     table, workspace = factories.write_table(root / "patches.csv"), root / "workspace"
     shutil.copytree(first_run.workspace / "engines", workspace / "engines")
     factories.age(root)
-    document = steps.onboard(OnboardRequest(str(table), str(workspace)))
+    document = factories.onboard(OnboardRequest(str(table), str(workspace)))
     manifest = read_manifest(Workspace.open(workspace), "patches")
     return SimpleNamespace(table=table, workspace=workspace, document=document, manifest=manifest)
 
@@ -49,7 +48,7 @@ def test_a_table_with_several_labels_becomes_a_model_that_finds_them(tagged, rec
 
 
 def test_a_second_onboarding_finds_the_model(tagged):
-    again = steps.onboard(OnboardRequest(str(tagged.table), str(tagged.workspace)))
+    again = factories.onboard(OnboardRequest(str(tagged.table), str(tagged.workspace)))
     assert again["model"] == tagged.document["model"]
 
 
@@ -101,14 +100,14 @@ def test_fine_tuning_is_refused_with_a_reason(tagged):
 def test_a_pack_of_a_table_holds_a_mark_a_label(tagged, tmp_path):
     from storage.features.packs import open_pack
 
-    steps.extract_only(OnboardRequest(str(tagged.table), str(tagged.workspace)), pack=str(tmp_path / "pack.h5"))
+    factories.extract_only(OnboardRequest(str(tagged.table), str(tagged.workspace)), pack=str(tmp_path / "pack.h5"))
     pack = open_pack(tmp_path / "pack.h5")
     wanted = [[int(label in image.labels) for label in range(3)] for image in tagged.manifest.images]
     assert pack.labels.tolist() == wanted
 
 
 def test_views_are_trained_on_and_held_out_with_their_originals(tagged):
-    document = steps.onboard(OnboardRequest(str(tagged.table), str(tagged.workspace), name="viewed", views=1))
+    document = factories.onboard(OnboardRequest(str(tagged.table), str(tagged.workspace), name="viewed", views=1))
     assert any("augmented views" in reason for reason in document["reasons"])
 
 
@@ -116,7 +115,7 @@ def test_a_table_that_says_what_the_folders_say_finds_their_model(again):
     rows = [f"{path.relative_to(again.folder)},{path.parent.name}" for path in sorted(again.folder.rglob("*.*"))]
     table = again.folder / "shapes.csv"
     table.write_text("\n".join(["path,label", *rows, "gone.png,class0"]))
-    document = steps.onboard(OnboardRequest(str(table), str(again.workspace), name="shapes"))
+    document = factories.onboard(OnboardRequest(str(table), str(again.workspace), name="shapes"))
     assert document["model"]["version"] == again.document["model"]["version"]
     assert [item["reason"] for item in document["rejected"]] == ["no such file"]
 
@@ -131,11 +130,11 @@ def test_a_wrong_table_is_invalid_data_and_a_missing_one_not_found(headstart, tm
 def test_labels_that_do_not_exclude_each_other_are_refreshed_and_compared(tagged, tmp_path):
     shutil.copytree(tagged.table.parent, tmp_path / "patches")
     table, workspace = tmp_path / "patches" / "patches.csv", tmp_path / "patches" / "workspace"
-    steps.onboard(OnboardRequest(str(table), str(workspace), "patches"))
+    factories.onboard(OnboardRequest(str(table), str(workspace), "patches"))
     factories.write_table(table, num_pictures=70)
-    (row,) = refresh(RefreshRequest(str(workspace), ("patches",)))["datasets"]
+    (row,) = refresh(RefreshRequest(str(workspace), ("patches",))).datasets
     manifest = read_manifest(Workspace.open(workspace), "patches")
-    assert (row["retrained"], row["num_computed"]) == (True, 10)
-    assert row["gate"]["num_images"] == len(manifest.of_split("train"))
-    assert row["version"] == (2 if row["gate"]["passed"] else 1)
-    assert row["gate"]["challenger_accuracy"] > 0.5
+    assert (row.retrained, row.num_computed) == (True, 10)
+    assert row.gate["num_images"] == len(manifest.of_split("train"))
+    assert row.version == (2 if row.gate["passed"] else 1)
+    assert row.gate["challenger_accuracy"] > 0.5

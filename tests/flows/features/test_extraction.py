@@ -11,7 +11,6 @@ import pytest
 
 from flows.features import extraction
 from flows.features.backbone import describe_backbone, engine_id
-from flows.onboarding import story as steps
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import ConflictError, NotFoundError, UnknownNameError, UsageError
@@ -39,13 +38,13 @@ def counts(document):
 
 def test_what_extract_computed_onboard_finds(tiny_dataset, warm_workspace):
     asked = OnboardRequest(str(tiny_dataset()), str(warm_workspace))
-    assert counts(steps.extract_only(asked)) == (24, 24, 0)
-    assert counts(steps.onboard(asked)) == (24, 0, 24)
+    assert counts(factories.extract_only(asked)) == (24, 24, 0)
+    assert counts(factories.onboard(asked)) == (24, 0, 24)
 
 
 def test_a_pack_has_everything_that_training_reads(again, tmp_path):
     path = tmp_path / "shapes.h5"
-    document = steps.extract_only(request(again), pack=str(path))
+    document = factories.extract_only(request(again), pack=str(path))
     assert document["pack"] == str(path)
     images = read_manifest(Workspace.open(again.workspace), "shapes").images
     with h5py.File(path) as file:
@@ -61,7 +60,7 @@ def test_a_pack_never_overwrites_a_file(again, tmp_path):
     path = tmp_path / "thesis.h5"
     path.write_text("years of work")
     with pytest.raises(ConflictError, match="not overwritten"):
-        steps.extract_only(request(again), pack=str(path))
+        factories.extract_only(request(again), pack=str(path))
     assert path.read_text() == "years of work"
 
 
@@ -83,18 +82,18 @@ def test_parts_cover_what_is_missing_and_nothing_else(tiny_dataset, warm_workspa
 
 def test_views_of_training_pictures_are_computed_once_each(again):
     num_train = again.document["size"]["num_train"]
-    first = steps.onboard(request(again, views=2))
+    first = factories.onboard(request(again, views=2))
     assert counts(first) == (24, 2 * num_train, 24)
-    assert counts(steps.onboard(request(again, views=1))) == (24, 0, 24 + num_train)
-    assert counts(steps.onboard(request(again, views=3))) == (24, num_train, 24 + 2 * num_train)
-    assert counts(steps.onboard(request(again))) == (24, 0, 24)
+    assert counts(factories.onboard(request(again, views=1))) == (24, 0, 24 + num_train)
+    assert counts(factories.onboard(request(again, views=3))) == (24, num_train, 24 + 2 * num_train)
+    assert counts(factories.onboard(request(again))) == (24, 0, 24)
 
 
 def test_a_model_knows_the_views_it_was_offered(again):
-    with_views = steps.onboard(request(again, views=1))
+    with_views = factories.onboard(request(again, views=1))
     assert with_views["model"]["version"] == 2
     assert get_model(Workspace.open(again.workspace), "shapes@2").record.features.num_views == 1
-    assert steps.onboard(request(again, views=1))["model"]["version"] == 2
+    assert factories.onboard(request(again, views=1))["model"]["version"] == 2
     assert with_views["metrics"]["num_images"] == again.document["metrics"]["num_images"]
 
 
@@ -102,15 +101,15 @@ def test_a_model_knows_the_views_it_was_offered(again):
 
 
 def test_another_recipe_is_another_space_and_another_model(again):
-    scaled = steps.onboard(request(again, recipe="scaled"))
+    scaled = factories.onboard(request(again, recipe="scaled"))
     assert counts(scaled) == (24, 24, 0)
     assert scaled["features"]["space"] != again.document["features"]["space"]
     assert get_model(Workspace.open(again.workspace), "shapes").record.recipe.decoder == DECODERS["scaled"]
-    assert steps.onboard(request(again))["model"]["version"] == 1
+    assert factories.onboard(request(again))["model"]["version"] == 1
 
 
 def test_any_network_of_keras_can_be_the_backbone(again, headstart):
-    document = steps.onboard(request(again, backbone="mobilenet_v3_small", weights="none"))
+    document = factories.onboard(request(again, backbone="mobilenet_v3_small", weights="none"))
     assert counts(document) == (24, 24, 0)
     assert document["features"]["backbone"] == "mobilenet_v3_small"
     assert document["certificate"]["passed"]
@@ -140,13 +139,13 @@ def test_a_smaller_square_is_another_space_with_a_model_of_its_own(again, headst
     found = headstart(*at_96)
     assert json.loads(found.stdout)["model"] == document["model"]
     assert "tensorflow" not in found.loaded
-    assert steps.onboard(request(again))["model"]["version"] == 1
-    assert steps.onboard(request(again, size=224))["model"]["version"] == 1
+    assert factories.onboard(request(again))["model"]["version"] == 1
+    assert factories.onboard(request(again, size=224))["model"]["version"] == 1
 
 
 def test_a_model_of_a_smaller_square_predicts_and_its_features_are_looked_after(again, headstart):
     place = ("--workspace", again.workspace)
-    steps.onboard(request(again, size=96))
+    factories.onboard(request(again, size=96))
     tested = read_manifest(Workspace.open(again.workspace), "shapes").of_split("test")
     found = headstart("predict", "shapes", *(again.folder / image.path for image in tested), "--jsonl", *place)
     labels = [json.loads(line)["label"] for line in found.stdout.splitlines()]

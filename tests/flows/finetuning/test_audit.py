@@ -85,12 +85,11 @@ def test_without_a_head_there_is_nothing_to_audit(place):
 
 
 def test_pictures_that_came_later_are_another_audit(place, small):
-    from flows.onboarding import story as steps
 
     before = find_audit(a_request(place)).id
     factories.write_photo(small.folder / "class0" / "late.png", 999, (64, 64))
     try:
-        steps.onboard(OnboardRequest(str(small.folder), str(place), size=64))
+        factories.onboard(OnboardRequest(str(small.folder), str(place), size=64))
     finally:
         (small.folder / "class0" / "late.png").unlink()
     assert find_audit(a_request(place)).id != before

@@ -13,7 +13,6 @@ from flows.finetuning import ground
 from flows.finetuning import job as finetuning
 from flows.finetuning.job import find_job, finetune
 from flows.maintenance.listing import list_models as list_rows
-from flows.onboarding import story as steps
 from flows.requests import FinetuneRequest, OnboardRequest
 from flows.versions import compare
 from pipeline.decision.finetuned import Gate
@@ -232,7 +231,7 @@ def test_a_job_killed_after_its_model_makes_no_second_one(place, always_passes, 
 def test_a_picture_that_is_gone_stops_a_job_before_it_trains(place, small, tmp_path):
     folder = tmp_path / "shapes"
     shutil.copytree(small.folder, folder)
-    steps.onboard(OnboardRequest(str(folder), str(place), "moved", size=64))
+    factories.onboard(OnboardRequest(str(folder), str(place), "moved", size=64))
     next((folder / "class0").iterdir()).unlink()
     for path in (folder / "class1").iterdir():
         path.unlink()
@@ -297,12 +296,12 @@ def both(small, place, tmp_path):
     """The dataset of the workspace's head, to be changed, and that workspace: `folder`, `workspace`."""
     folder = tmp_path / "shapes"
     shutil.copytree(small.folder, folder)
-    steps.onboard(OnboardRequest(str(folder), str(place), "shapes", size=64))
+    factories.onboard(OnboardRequest(str(folder), str(place), "shapes", size=64))
     return SimpleNamespace(folder=folder, workspace=place)
 
 
 def onboard(both):
-    return steps.onboard(OnboardRequest(str(both.folder), str(both.workspace), size=64))
+    return factories.onboard(OnboardRequest(str(both.folder), str(both.workspace), size=64))
 
 
 def add(both, num):

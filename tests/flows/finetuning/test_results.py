@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.documents import to_document
-from flows.finetuning.results import FinetuneResult, JobEnd, SavedModel
+from flows.documents import SavedModel, to_document
+from flows.finetuning.results import FinetuneResult, JobEnd
 from pipeline.decision.audited import AuditResult
 from pipeline.decision.finetuned import FinetuneReport, JobAsked, JobStatus
 from pipeline.decision.refit import refit_thresholds

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from flows.onboarding import story as steps
 from storage.jobs.folder import run_exclusively
 from storage.models.serving import get_model, promote
 from storage.models.versions import list_models
@@ -71,7 +70,7 @@ def test_what_nothing_needs_is_named_first_and_removed_when_asked(headstart, mov
     removed = json.loads(headstart("gc", "--grace", "0s", "--delete", "--json", *workspace).stdout)
     assert removed == {**foreseen, "deleted": True}
     assert headstart("verify", *workspace).code == 0
-    document = run_step(steps.onboard, moved)
+    document = run_step(factories.onboard, moved)
     assert (document["features"]["num_images"], document["features"]["num_computed"]) == (12, 0)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from flows.maintenance.verify import verify
-from flows.onboarding import story as steps
 from flows.progress import Quiet
 from flows.requests import VerifyRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
@@ -19,6 +18,7 @@ from pipeline.types import FeatureBlock
 from storage.datasets.manifests import read_manifest
 from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
+from tests import factories
 from tests.flows.maintenance.conftest import run_step
 
 
@@ -50,7 +50,7 @@ def test_damage_has_a_line_each_is_repaired_and_exits_with_5(headstart, moved):
     assert (finding["what"], name in finding["path"]) == ("shard", True)
     assert "headstart onboard" in finding["next"]
     assert headstart("verify", "--workspace", moved.workspace).code == 0
-    repaired = run_step(steps.onboard, moved)
+    repaired = run_step(factories.onboard, moved)
     assert repaired["features"]["num_computed"] == 24
     assert repaired["metrics"] == moved.document["metrics"]
 

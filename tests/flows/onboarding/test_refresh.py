@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.onboarding import story as steps
+from flows.documents import to_document
 from flows.onboarding.refresh import refresh
 from flows.requests import OnboardRequest, RefreshRequest
 from flows.versions import promote as promoting
@@ -35,7 +35,7 @@ def onboarded(small, tmp_path_factory):
     folder, workspace = factories.write_dataset(root / "shapes", per_class=PER_CLASS), root / "workspace"
     shutil.copytree(small.workspace / "engines", workspace / "engines")
     factories.age(folder)
-    document = steps.onboard(OnboardRequest(str(folder), str(workspace), size=64))
+    document = factories.onboard(OnboardRequest(str(folder), str(workspace), size=64))
     return SimpleNamespace(folder=folder, workspace=workspace, document=document)
 
 
@@ -45,13 +45,13 @@ def known(onboarded, tmp_path):
     folder, workspace = tmp_path / "shapes", tmp_path / "workspace"
     shutil.copytree(onboarded.folder, folder)
     shutil.copytree(onboarded.workspace, workspace)
-    document = steps.onboard(OnboardRequest(str(folder), str(workspace), "shapes", size=64))
+    document = factories.onboard(OnboardRequest(str(folder), str(workspace), "shapes", size=64))
     assert (document["model"]["version"], document["trained"]) == (1, False)
     return SimpleNamespace(folder=folder, workspace=workspace)
 
 
 def refreshed(place, *names, **options):
-    document = refresh(RefreshRequest(str(place.workspace), names, **options))
+    document = to_document(refresh(RefreshRequest(str(place.workspace), names, **options)))
     json.dumps(document, allow_nan=False)
     return document["datasets"]
 
@@ -171,7 +171,7 @@ def test_a_head_trained_on_garbage_does_not_serve_and_is_not_trained_again(known
     monkeypatch.setattr(promoting, "compare_saved", None)  # it would fail
     (row,) = refreshed(known)
     assert (row["retrained"], row["promoted"], row["version"], row["error"]) == (False, False, 1, None)
-    again = steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
+    again = factories.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
     assert (again["trained"], again["model"]["version"]) == (False, 2)
     assert again["serving"]["version"] == 1
     assert not again["serving"]["gate"]["passed"]
@@ -193,7 +193,7 @@ def test_labels_that_are_mended_bring_the_first_version_back(known):
 
 def test_other_options_on_the_same_data_are_compared_once(known, monkeypatch):
     def run(size):
-        return steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=size))["serving"]
+        return factories.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=size))["serving"]
 
     first = run(96)
     assert first["gate"]["num_images"] > 0
@@ -208,7 +208,7 @@ def test_what_a_person_chose_stays_until_something_new_is_trained(known, headsta
     assert (found.code, found.stdout.strip()) == (0, "shapes is version 1 now; before it was version 2")
     assert not found.loaded & {"tensorflow", "keras", "openvino", "sklearn", "h5py", "prefect"}
     assert refreshed(known)[0]["version"] == 1
-    again = steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
+    again = factories.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
     assert (again["model"]["version"], again["serving"]["version"], again["serving"]["promoted"]) == (2, 1, False)
     listed = json.loads(headstart("models", "--json", "--workspace", known.workspace).stdout)["models"]
     assert {row["model"]: row["serves"] for row in listed} == {"shapes@1": True, "shapes@2": False}
@@ -254,7 +254,7 @@ def test_what_cannot_be_compared_serves_and_says_why(known):
 
 
 def test_a_head_of_another_size_is_compared_on_features_of_both(known):
-    document = steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), "shapes", size=96))
+    document = factories.onboard(OnboardRequest(str(known.folder), str(known.workspace), "shapes", size=96))
     assert document["serving"]["gate"]["num_images"] == document["size"]["num_train"]
     assert document["trained"]
 
@@ -265,7 +265,7 @@ def test_a_version_that_was_saved_but_not_judged_is_judged_by_the_next_run(known
         killed.setattr("flows.onboarding.training.settle", None)
         assert refreshed(known)[0]["error"]["kind"] == "TypeError"
     assert (versions(known), serving(known)) == ([1, 2], 1)
-    document = steps.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
+    document = factories.onboard(OnboardRequest(str(known.folder), str(known.workspace), size=64))
     assert (document["trained"], document["serving"]["promoted"], serving(known)) == (False, True, 2)
 
 
@@ -274,7 +274,7 @@ def test_a_version_that_was_saved_but_not_judged_is_judged_by_the_next_run(known
 
 def test_one_dataset_that_is_gone_keeps_no_other_from_its_refresh(known, headstart):
     cars = factories.write_dataset(known.folder.parent / "cars", first=900)
-    steps.onboard(OnboardRequest(str(cars), str(known.workspace), size=64))
+    factories.onboard(OnboardRequest(str(cars), str(known.workspace), size=64))
     shutil.rmtree(cars)
     add(known, 12)
     found = headstart("refresh", "--json", "--workspace", known.workspace)

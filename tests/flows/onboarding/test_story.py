@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from flows.onboarding import story as steps
+from flows.onboarding.story import find_request
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import DamagedError, DataError
@@ -18,7 +18,7 @@ heavy = pytest.mark.heavy
 
 def run(place, name="shapes", **options):
     """Onboard a copy of the first run's dataset into a copy of its workspace, where all its pictures are known."""
-    return steps.onboard(OnboardRequest(str(place.folder), str(place.workspace), name, **options))
+    return factories.onboard(OnboardRequest(str(place.folder), str(place.workspace), name, **options))
 
 
 def counts(document):
@@ -265,7 +265,7 @@ def test_a_file_changed_in_place_is_noticed(workspace, tiny_dataset):
 
 @heavy
 def test_a_plan_needs_no_features_and_trains_nothing(warm_workspace, tiny_dataset):
-    document = steps.plan_only(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
+    document = factories.plan_only(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
     assert (document["size"]["num_classes"], document["size"]["verdict"]) == (3, "small")
     assert 2.5 < document["size"]["effective_classes"] <= 3
     assert document["quote"]["minutes"] > 0
@@ -281,7 +281,7 @@ def test_pictures_that_all_turn_out_broken_are_an_error_of_the_data(warm_workspa
         path = factories.write_photo(tmp_path / "cut" / f"class{number % 2}" / f"{number}.png", number, (90, 90))
         path.write_bytes(path.read_bytes()[:3000])  # their headers are good
     with pytest.raises(DataError, match="None of"):
-        steps.onboard(OnboardRequest(str(tmp_path / "cut"), str(warm_workspace)))
+        factories.onboard(OnboardRequest(str(tmp_path / "cut"), str(warm_workspace)))
 
 
 @heavy
@@ -302,9 +302,9 @@ def test_a_dataset_that_was_onboarded_by_a_relative_path_is_known_from_every_fol
 ):
     folder = tiny_dataset()
     monkeypatch.chdir(folder.parent)
-    steps.onboard(OnboardRequest(folder.name, str(warm_workspace), "shapes", size=64))
+    factories.onboard(OnboardRequest(folder.name, str(warm_workspace), "shapes", size=64))
     monkeypatch.chdir("/")
-    again = steps.find_request(Workspace.open(warm_workspace), "shapes")
+    again = find_request(Workspace.open(warm_workspace), "shapes")
     assert (again.folder, again.size) == (str(folder), 64)
     assert factories.scan(again).name == "shapes"
 
@@ -325,7 +325,7 @@ def test_what_the_version_before_remembered_is_read(workspace, tmp_path):
     }
     write_registration(Workspace.open(workspace), "pets", kept)
     wanted = OnboardRequest(str(tmp_path), str(workspace), "pets", size=64, views=2, strategy="fine-tune", by="eve")
-    assert steps.find_request(Workspace.open(workspace), "pets") == wanted
+    assert find_request(Workspace.open(workspace), "pets") == wanted
     assert wanted.to_remember() == kept
 
 
@@ -333,4 +333,4 @@ def test_what_the_version_before_remembered_is_read(workspace, tmp_path):
 def test_a_registration_that_makes_no_request_says_what_to_do(workspace, changed):
     write_registration(Workspace.open(workspace), "pets", {"folder": "/pets", **changed})
     with pytest.raises(DamagedError, match=r"The stored request of 'pets' cannot be read. .* Onboard it once more"):
-        steps.find_request(Workspace.open(workspace), "pets")
+        find_request(Workspace.open(workspace), "pets")

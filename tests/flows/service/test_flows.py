@@ -3,13 +3,13 @@
 import json
 import shutil
 import threading
-from types import SimpleNamespace
+from dataclasses import asdict
 
 import pytest
 
+from flows.documents import to_document
 from flows.finetuning import job as finetuning
 from flows.forms import parse_request
-from flows.onboarding import story as steps
 from flows.requests import (
     FinetuneRequest,
     GcRequest,
@@ -18,8 +18,11 @@ from flows.requests import (
     RefreshRequest,
     VerifyRequest,
 )
+from flows.service import flows as flows_module
 from flows.service.flows import finetune, gc, onboard, predict_batch, refresh, verify
+from pipeline.decision.finetuned import JobStatus
 from pipeline.errors import CancelledError, ConflictError, UsageError
+from tests import factories
 
 pytestmark = [pytest.mark.prefect, pytest.mark.heavy]
 
@@ -27,7 +30,7 @@ pytestmark = [pytest.mark.prefect, pytest.mark.heavy]
 def test_the_flow_does_what_the_command_line_does(prefect_server, tiny_dataset, tmp_path):
     folder = str(tiny_dataset())
     by_flow = onboard(OnboardRequest(folder=folder, workspace=str(tmp_path / "flow")))
-    by_steps = steps.onboard(OnboardRequest(folder, str(tmp_path / "steps")))
+    by_steps = factories.onboard(OnboardRequest(folder, str(tmp_path / "steps")))
 
     for document in (by_flow, by_steps):
         del document["seconds"], document["workspace"], document["model"]["path"]
@@ -72,47 +75,39 @@ def test_bad_parameters_are_refused_before_a_run_exists(prefect_server):
         onboard({"folder": "pictures", "unknown_field": 1})
 
 
-def test_a_large_dataset_is_fine_tuned_by_a_run_of_its_own(server, client, tmp_path, monkeypatch):
-    document = {"strategy": "fine-tune-or-scratch", "dataset": "pets", "workspace": str(tmp_path), "reasons": []}
-    document["model"] = {"name": "pets", "version": 1}
-    monkeypatch.setattr(steps, "onboard", lambda request, progress, steps: dict(document))
-    monkeypatch.setattr(finetuning, "find_job", lambda request: SimpleNamespace(id="ab" * 8, outcome=None))
-    monkeypatch.setattr("flows.service.flows.describe_onboarded", lambda document: "done")
-    monkeypatch.setattr("flows.service.flows._Run.show_model", lambda self, workspace, model: None)
+def test_a_dataset_whose_plan_asks_for_it_is_fine_tuned_by_a_run_of_its_own(server, client, tiny_dataset, tmp_path):
+    asked = OnboardRequest(str(tiny_dataset("pets")), str(tmp_path / "work"), size=64, strategy="fine-tune")
+    state = onboard(asked, return_state=True)
 
-    part = onboard(OnboardRequest(folder="pets", workspace=str(tmp_path)))["finetune"]
-
-    assert (part["job"], part["state"]) == ("ab" * 8, "Scheduled")
+    document = state.result()
+    part = document["finetune"]
+    assert (document["schema_version"], part["attempt"], part["state"]) == (1, 1, "Scheduled")
+    assert state.message.endswith("Version 1 serves. Fine-tuning: Scheduled.")
     run = client.read_flow_run(part["run"])
-    assert run.parent_task_run_id is None  # it goes on when the run that asked for it has ended
+    assert run.parent_task_run_id is None  # it continues when the run that asked for it has ended
     assert (run.work_pool_name, run.parameters["params"]["name"]) == ("gpu", "pets")
 
 
 # ── fine-tuning: what is trained is tested in test_finetuning ────────────────────────────────────
 
-REASON = "The trained network is not better."
+RESULTS = {passed: factories.a_finetune_result(passed, num_epochs=2) for passed in (False, True)}
 
 
-def an_epoch(number):
-    return {"arm": "fine-tune", "num_epochs": 2, "epoch": number, "val_accuracy": number / 2, "seconds": 60.0}
-
-
-def a_document(passed=False):
-    model = {"name": "pets", "version": 2, "path": "/models/pets/2"} if passed else None
-    curve = [{"epoch": number, "val_accuracy": number / 2} for number in range(3)]
-    return {"curve": curve, "gate": {"passed": passed, "reason": REASON}, "model": model}
+def epochs(result):
+    """What a training reports, an epoch at a time."""
+    return [JobStatus(**asdict(row), arm="fine-tune", num_epochs=2) for row in result.curve[1:]]
 
 
 @pytest.fixture
 def training(monkeypatch):
-    """Replace the training: `training(document)` gives its answer after two epochs, an error is raised there."""
+    """Replace the training: `training(result)` gives its answer after two epochs, an error is raised there."""
     asked = []
 
     def prepare(outcome):
         def run(request, progress, log, on_epoch):
             asked.append((request, threading.current_thread() is threading.main_thread()))
-            for number in (1, 2):
-                on_epoch(an_epoch(number))
+            for status in epochs(RESULTS[False]):
+                on_epoch(status)
             if isinstance(outcome, BaseException):
                 raise outcome
             return outcome
@@ -140,23 +135,23 @@ def all_artifacts_of(state):
         return client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
 
 
-@pytest.mark.parametrize(
-    ("passed", "said"), [(False, f"{REASON} The head stays the model."), (True, f"{REASON} Saved pets@2.")]
-)
+@pytest.mark.parametrize(("passed", "said"), [(False, "The head stays the model."), (True, "Saved shapes@2.")])
 def test_a_run_is_completed_whatever_its_gate_says_and_says_what_it_said(
     prefect_server, training, passed, said, monkeypatch
 ):
     shown = []
-    monkeypatch.setattr("flows.service.flows._Run.show_model", lambda self, workspace, model: shown.append(model))
-    training(a_document(passed))
-    state = run_state("pets")
-    assert (state.name, state.message) == ("Completed", said)
-    assert shown == (["pets@2"] if passed else [])
+    monkeypatch.setattr(flows_module, "get_model", lambda workspace, model: model)
+    monkeypatch.setattr(flows_module._Run, "show_model", lambda self, ref: shown.append(ref))
+    training(RESULTS[passed])
+    state = run_state("shapes")
+    assert (state.name, state.message) == ("Completed", f"{RESULTS[passed].gate.reason} {said}")
+    assert shown == (["shapes@2"] if passed else [])
 
 
 def test_the_flow_trains_in_the_main_thread_where_signals_arrive(prefect_server, training):
-    asked = training(a_document())
-    assert finetune({"name": "pets", "workspace": "/work", "schedule": {"epochs": 3}}) == a_document()
+    asked = training(RESULTS[False])
+    document = finetune({"name": "pets", "workspace": "/work", "schedule": {"epochs": 3}})
+    assert document == to_document(RESULTS[False])
     assert asked == [(FinetuneRequest("pets", "/work", epochs=3), True)]
 
 
@@ -173,7 +168,7 @@ def test_a_job_that_runs_elsewhere_fails_its_run(prefect_server, training):
 
 
 def test_the_curve_of_a_run_is_one_table_and_one_progress_bar(prefect_server, training):
-    training(a_document())
+    training(RESULTS[False])
     found = artifacts_of(run_state("my_pets.v2"))
     assert set(found) == {"table", "progress"}
     assert found["table"].key == "finetune-my-pets-v2"
@@ -194,7 +189,7 @@ def test_a_refresh_shows_a_row_a_dataset_and_fails_when_one_of_them_could_not_be
     prefect_server, tiny_dataset, tmp_path
 ):
     for name in ("cats", "dogs"):
-        steps.onboard(OnboardRequest(str(tiny_dataset(name)), str(tmp_path / "work"), size=64))
+        factories.onboard(OnboardRequest(str(tiny_dataset(name)), str(tmp_path / "work"), size=64))
     state = refresh(RefreshRequest(workspace=str(tmp_path / "work")), return_state=True)
     assert state.message == "2 datasets read; 0 pictures computed."
     (tmp_path / "dogs").rename(tmp_path / "elsewhere")

@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 
+from flows.documents import to_document
+from flows.finetuning.results import FinetuneResult
 from flows.forms import parse_request
 from flows.requests import FinetuneRequest
 from flows.service import control
@@ -19,10 +21,11 @@ from pipeline.decision.plan import FINETUNING
 from pipeline.errors import ConflictError, HeadstartError, NotFoundError, ServerUnreachableError
 from storage.jobs.folder import run_exclusively
 from storage.workspace import Workspace
+from tests import factories
 from tests.conftest import ROOT
 
 NOWHERE = "http://127.0.0.1:9/api"  # the port of a service that nobody runs any more
-ENDED = {"gate": {"passed": True, "reason": "It is better."}, "model": {"name": "pets", "version": 2, "path": "/m/2"}}
+ENDED = factories.a_finetune_result(passed=True)
 
 
 @dataclass
@@ -30,8 +33,7 @@ class Planned:
     """What `find_job` finds."""
 
     id: str
-    outcome: dict | None = None
-    asked: dict = field(default_factory=dict)
+    outcome: FinetuneResult | None = None
 
 
 @pytest.fixture
@@ -42,8 +44,9 @@ def job(monkeypatch, request):
     return planned
 
 
-def onboarded(workspace, strategy="fine-tune"):
-    return {"strategy": strategy, "dataset": "pets", "workspace": str(workspace)}
+def scheduled(workspace, strategy="fine-tune"):
+    """What is done about the fine-tuning of a dataset that was onboarded."""
+    return schedule_finetuning(factories.an_onboard_result("pets", workspace, strategy)).finetune
 
 
 def a_request(workspace, **changed):
@@ -55,37 +58,42 @@ def a_request(workspace, **changed):
 
 @pytest.mark.parametrize("strategy", ["head-on-top", "head-on-evidence"])
 def test_a_head_schedules_nothing(workspace, strategy):
-    assert schedule_finetuning(onboarded(workspace, strategy)) == onboarded(workspace, strategy)
+    assert scheduled(workspace, strategy) is None
 
 
 @pytest.mark.parametrize("strategy", FINETUNING)
 def test_without_a_server_onboarding_says_how_to_fine_tune_here(workspace, job, strategy, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    part = schedule_finetuning(onboarded(workspace, strategy))["finetune"]
-    assert (part["job"], part["state"]) == (job.id, "not scheduled")
-    assert "PREFECT_API_URL" in part["reason"]
-    assert part["next"] == f"headstart finetune pets --workspace {workspace}"
+    part = scheduled(workspace, strategy)
+    assert (part.job, part.state) == (job.id, "not scheduled")
+    assert "PREFECT_API_URL" in part.reason
+    assert part.next == f"headstart finetune pets --workspace {workspace}"
 
 
 def test_a_server_that_does_not_answer_fails_nothing(workspace, job, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
-    part = schedule_finetuning(onboarded(workspace))["finetune"]
-    assert part["state"] == "not scheduled"
-    assert NOWHERE in part["reason"]
+    part = scheduled(workspace)
+    assert part.state == "not scheduled"
+    assert NOWHERE in part.reason
 
 
 def test_in_the_usual_workspace_the_next_command_is_short(job, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setenv("HEADSTART_HOME", "/usual")
-    assert schedule_finetuning(onboarded("/usual"))["finetune"]["next"] == "headstart finetune pets"
+    assert scheduled("/usual").next == "headstart finetune pets"
 
 
 def test_a_job_that_has_ended_is_not_submitted_again(workspace, job, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
     job.outcome = ENDED
-    ended = {"job": job.id, "state": "finished", "passed": True, "model": ENDED["model"]}
-    assert schedule_finetuning(onboarded(workspace))["finetune"] == ended
-    assert submit_finetune(a_request(workspace)) == ended
+    assert submit_finetune(a_request(workspace)) == scheduled(workspace)
+    assert to_document(scheduled(workspace)) == {
+        "schema_version": 1,
+        "job": job.id,
+        "state": "finished",
+        "passed": True,
+        "model": {"name": "shapes", "version": 2, "path": "/models/shapes/2"},
+    }
 
 
 def test_a_job_that_is_to_be_submitted_needs_a_server(workspace, job, monkeypatch):
@@ -96,9 +104,9 @@ def test_a_job_that_is_to_be_submitted_needs_a_server(workspace, job, monkeypatc
 
 def test_without_a_server_prefect_is_not_loaded(workspace):
     lines = (
-        "import sys; from flows.service.submit import schedule_finetuning",
-        f"part = schedule_finetuning({onboarded(workspace)!r})['finetune']",
-        "assert 'There is no model' in part['reason'], part",
+        "import sys; from flows.service.submit import schedule_finetuning; from tests import factories",
+        f"part = schedule_finetuning(factories.an_onboard_result('pets', {str(workspace)!r}, 'fine-tune')).finetune",
+        "assert 'There is no model' in part.reason, part",
         "sys.exit('prefect' in sys.modules)",
     )
     assert subprocess.run([sys.executable, "-c", "; ".join(lines)], cwd=ROOT, check=False).returncode == 0
@@ -109,11 +117,11 @@ def test_without_a_server_prefect_is_not_loaded(workspace):
 
 @pytest.mark.prefect
 def test_onboarding_of_a_large_dataset_submits_one_run_however_often(workspace, job, server):
-    first, second = (schedule_finetuning(onboarded(workspace))["finetune"] for _ in range(2))
-    assert (first["job"], first["state"], first["server"]) == (job.id, "Scheduled", server)
+    first, second = (scheduled(workspace) for _ in range(2))
+    assert (first.job, first.state, first.server) == (job.id, "Scheduled", server)
     assert second == first
     (run,) = find_runs(server, str(workspace), job.id)
-    assert (run.id, run.attempt, run.dataset, run.workspace) == (first["run"], 1, "pets", str(workspace))
+    assert (run.id, run.attempt, run.dataset, run.workspace) == (first.run, 1, "pets", str(workspace))
 
 
 @pytest.mark.prefect
@@ -121,25 +129,25 @@ def test_another_attempt_is_made_only_when_none_is_open(workspace, job, server):
     submit_finetune(a_request(workspace))
     with pytest.raises(ConflictError, match=rf"is Scheduled.*headstart jobs cancel {job.id}"):
         submit_finetune(a_request(workspace), retry=True)
-    assert [run["state"] for run in control.cancel_job(str(workspace), job.id)["runs"]] == ["Cancelled"]
+    assert [run.state for run in control.cancel_job(str(workspace), job.id).runs] == ["Cancelled"]
     again = submit_finetune(a_request(workspace, epochs=7))
-    assert again["state"] == "Cancelled"
-    assert again["next"] == f"headstart finetune pets --epochs 7 --workspace {workspace} --submit --retry"
+    assert again.state == "Cancelled"
+    assert again.next == f"headstart finetune pets --epochs 7 --workspace {workspace} --submit --retry"
     retried = submit_finetune(a_request(workspace), retry=True)
-    assert (retried["attempt"], retried["state"]) == (2, "Scheduled")
+    assert (retried.attempt, retried.state) == (2, "Scheduled")
     assert [run.attempt for run in find_runs(server, str(workspace), job.id)] == [2, 1]
 
 
 @pytest.mark.prefect
 def test_a_job_that_waits_is_listed_and_can_be_stopped_by_the_beginning_of_its_id(workspace, job, server):
     submit_finetune(a_request(workspace))
-    document = control.describe_jobs(str(workspace))
-    (row,) = document["jobs"]
-    assert (row["job"], row["dataset"], row["state"], row["run_state"]) == (job.id, "pets", "not begun", "Scheduled")
-    assert document["server"] == server
+    found = control.describe_jobs(str(workspace))
+    (row,) = found.jobs
+    assert (row.job, row.dataset, row.state, row.run_state) == (job.id, "pets", "not begun", "Scheduled")
+    assert found.server == server
     cancelled = control.cancel_job(str(workspace), job.id[:8])
-    assert (cancelled["job"], cancelled["was_running"]) == (job.id, False)
-    assert [run["state"] for run in cancelled["runs"]] == ["Cancelled"]
+    assert (cancelled.job, cancelled.was_running) == (job.id, False)
+    assert [run.state for run in cancelled.runs] == ["Cancelled"]
     with pytest.raises(NotFoundError):
         control.cancel_job(str(workspace), "f" * 16)
 
@@ -147,11 +155,11 @@ def test_a_job_that_waits_is_listed_and_can_be_stopped_by_the_beginning_of_its_i
 @pytest.mark.prefect
 def test_the_same_pictures_in_another_workspace_are_another_run(workspace, job, server):
     another = workspace.parent / "another"
-    first, second = (submit_finetune(a_request(place))["run"] for place in (workspace, another))
+    first, second = (submit_finetune(a_request(place)).run for place in (workspace, another))
     assert first != second
     control.cancel_job(str(workspace), job.id)
-    assert [row["run_state"] for row in control.describe_jobs(str(workspace))["jobs"]] == ["Cancelled"]
-    assert [row["run_state"] for row in control.describe_jobs(str(another))["jobs"]] == ["Scheduled"]
+    assert [row.run_state for row in control.describe_jobs(str(workspace)).jobs] == ["Cancelled"]
+    assert [row.run_state for row in control.describe_jobs(str(another)).jobs] == ["Scheduled"]
 
 
 @pytest.mark.prefect
@@ -159,11 +167,11 @@ def test_a_job_of_the_workspace_is_listed_with_its_newest_run(workspace, job, se
     submit_finetune(a_request(workspace))
     control.cancel_job(str(workspace), job.id)
     submit_finetune(a_request(workspace), retry=True)
-    with run_exclusively(Workspace.open(workspace), job.id, {"dataset": "pets", "fingerprint": "ab"}):
-        (row,) = control.describe_jobs(str(workspace))["jobs"]
-        assert (row["state"], row["attempt"], row["run_state"]) == ("running", 2, "Scheduled")
+    with run_exclusively(Workspace.open(workspace), job.id, asdict(factories.a_job_asked("pets"))):
+        (row,) = control.describe_jobs(str(workspace)).jobs
+        assert (row.state, row.attempt, row.run_state) == ("running", 2, "Scheduled")
         cancelled = control.cancel_job(str(workspace), job.id[:6])
-    assert (cancelled["was_running"], len(cancelled["runs"])) == (True, 1)
+    assert (cancelled.was_running, len(cancelled.runs)) == (True, 1)
 
 
 @pytest.mark.prefect
@@ -171,8 +179,8 @@ def test_a_server_without_the_deployment_says_how_it_gets_one(workspace, job, se
     monkeypatch.setattr(submission, "FINETUNE", "fine-tune/absent")
     with pytest.raises(NotFoundError, match=r"no deployment 'fine-tune/absent'. Make it with: headstart deploy"):
         submit_finetune(a_request(workspace))
-    part = schedule_finetuning(onboarded(workspace))["finetune"]
-    assert (part["state"], "headstart deploy" in part["reason"]) == ("not scheduled", True)
+    part = scheduled(workspace)
+    assert (part.state, "headstart deploy" in part.reason) == ("not scheduled", True)
 
 
 @pytest.mark.prefect
@@ -184,7 +192,7 @@ def test_onboarding_is_submitted_with_everything_that_was_asked(workspace, serve
     asked = OnboardRequest("pictures", str(workspace), "pets", size=96, views=2)
     submitted = submit_onboard(asked)
     with get_client(sync_client=True) as client:
-        run = client.read_flow_run(submitted["run"])
+        run = client.read_flow_run(submitted.run)
     assert run.name == "onboard-pets"
     assert parse_request(OnboardRequest, run.parameters["params"]) == replace(asked, folder=os.path.abspath("pictures"))
 
@@ -204,7 +212,7 @@ def submitted(server, workspace):
 
     def end(kind, message):
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(document["run"], State(type=kind, message=message), force=True)
+            client.set_flow_run_state(document.run, State(type=kind, message=message), force=True)
 
     return document, end
 
@@ -214,7 +222,7 @@ def test_waiting_returns_when_the_run_has_ended(submitted):
     document, end = submitted
     ending = threading.Timer(0.3, end, ("COMPLETED", "pets@1: case 2."))
     ending.start()
-    assert wait_for(document, 0.05) == {**document, "state": "Completed", "message": "pets@1: case 2."}
+    assert wait_for(document, 0.05) == replace(document, state="Completed", message="pets@1: case 2.")
 
 
 @pytest.mark.prefect
