@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+
+from pipeline.types import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -46,3 +49,35 @@ class Lines:
         self._write(
             f"{self._stage}: {self._done:,} of {self._total:,} in {elapsed:.1f} s ({self._done / elapsed:.0f}/s)"
         )
+
+
+class _Bar:
+    """A progress bar with rate and time left."""
+
+    def start(self, stage: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(stage, total=total, rate="")
+
+    def advance(self, num_done: int) -> None:
+        self._bar.advance(self._task, num_done)
+        if speed := self._bar.tasks[0].speed:
+            self._bar.update(self._task, rate=f"{speed:.0f}/s")
+
+    def finish(self) -> None:
+        self._bar.stop()
+
+
+def terminal_progress() -> Progress:
+    """Choose a bar on a terminal, a line every ten seconds elsewhere; both on stderr."""
+    return _Bar() if sys.stderr.isatty() else Lines(lambda line: print(line, file=sys.stderr, flush=True))

@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
 from flows.documents import to_document
-from flows.progress import Lines
+from flows.progress import terminal_progress
 from flows.settings import workspace_root
 from pipeline.decision.quote import describe_quote
 from pipeline.jsonable import to_json
-from pipeline.types import LabelMetrics, Metrics, Prediction, Progress, Rejected
+from pipeline.types import LabelMetrics, Metrics, Prediction, Rejected
 from storage.datasets.table import SEPARATOR
 
 if TYPE_CHECKING:
@@ -38,33 +36,7 @@ WIDTH_OF_FILES = 240  # characters
 NUM_NAMED = 10  # rejected files named on the terminal; the report has more
 
 
-class _Bar:
-    """A progress bar with rate and time left."""
-
-    def start(self, stage: str, total: int) -> None:
-        self._bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-            console=Console(stderr=True),
-        )
-        self._bar.start()
-        self._task = self._bar.add_task(stage, total=total, rate="")
-
-    def advance(self, num_done: int) -> None:
-        self._bar.advance(self._task, num_done)
-        if speed := self._bar.tasks[0].speed:
-            self._bar.update(self._task, rate=f"{speed:.0f}/s")
-
-    def finish(self) -> None:
-        self._bar.stop()
-
-
-def progress() -> Progress:
-    """Choose a bar on a terminal, a line every ten seconds elsewhere."""
-    return _Bar() if sys.stderr.isatty() else Lines(lambda line: print(line, file=sys.stderr, flush=True))
+progress = terminal_progress
 
 
 def json_object(result: object) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.features.backbone import taps_engine
-from flows.features.forward import compute
+from flows.features.forward import compute, reader
 from flows.progress import Quiet
 from flows.stopwatch import stage
 from pipeline.images.views import ORIGINAL, view_names
@@ -108,7 +108,7 @@ def extract_part(
         if images := [image for image in candidates if image.digest in missing]:
             engine = taps_engine(workspace, spec, len(images))
             with stage("extract"):
-                for block in compute(workspace, store, images, manifest, engine, progress or Quiet()):
+                for block in compute(workspace, store, images, reader(manifest), engine, progress or Quiet()):
                     num_computed += len(block.digests)
                     unread += block.unread
     return Computed(num_computed, tuple(unread))

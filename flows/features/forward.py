@@ -27,7 +27,7 @@ def compute(
     workspace: Workspace,
     store: FeatureWriter,
     images: Sequence[Image],
-    manifest: Manifest,
+    read: Callable[[Image], bytes],
     engine: FeatureEngine,
     progress: Progress,
 ) -> Iterator[FeatureBlock]:
@@ -47,7 +47,7 @@ def compute(
     try:
         with Claims(workspace, store.space) as claims:
             while left:
-                for block in extract_features(_claimed(left, store, claims), reader(manifest), recipe, engine):
+                for block in extract_features(_claimed(left, store, claims), read, recipe, engine):
                     store.append(block)
                     claims.refresh()
                     unread |= {item.path for item in block.unread}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.features.backbone import describe_backbone, engine_id, taps_engine
-from flows.features.forward import compute
+from flows.features.forward import compute, reader
 from flows.progress import Quiet
 from flows.settings import keras_home
 from flows.stopwatch import stage
@@ -148,7 +148,7 @@ def _compute(
     workspace: Workspace, store: FeatureWriter, images: Sequence[Image], manifest: Manifest, engine: FeatureEngine
 ) -> set[str]:
     """Compute and keep features; returns the paths that could not be read just now."""
-    blocks = compute(workspace, store, images, manifest, engine, Quiet()) if images else ()
+    blocks = compute(workspace, store, images, reader(manifest), engine, Quiet()) if images else ()
     return {item.path for block in blocks for item in block.unread}
 
 

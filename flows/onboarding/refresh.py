@@ -28,7 +28,8 @@ from storage.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 NEVER_ONBOARDED = (
-    "There is no record of how it was onboarded: it was only scanned, or onboarded by an older headstart. "
+    "There is no record of how it was onboarded: it was only scanned, onboarded by an older headstart, or its "
+    "pictures were named in Python. "
     "Onboard it once more: headstart onboard DIR --name {name}"
 )
 

@@ -20,10 +20,13 @@ from storage.workspace import Workspace
 FILES_REMEMBERED_AT_ONCE = 4096  # how many must be read again if a first scan is killed, at most
 
 
-def scan(workspace: Workspace, request: ExtractRequest) -> DatasetRef:
-    """Read a dataset's folder or table into a manifest. Unchanged files are not opened."""
+def scan(workspace: Workspace, request: ExtractRequest, listing: Listing | None = None) -> DatasetRef:
+    """Read a dataset's folder or table, or a listing of the folder's files, into a manifest.
+
+    Unchanged files are not opened.
+    """
     with stage("scan"):
-        root, source, walked = _list_pictures(request.folder)
+        root, source, walked = _list_pictures(request.folder, listing)
         digests, unusable = _identify(workspace, root, walked.files, request.rehash)
         manifest = build_manifest(
             request.name or dataset_name(source),
@@ -36,13 +39,13 @@ def scan(workspace: Workspace, request: ExtractRequest) -> DatasetRef:
         return write_manifest(workspace, manifest, rebind=request.name is not None)
 
 
-def _list_pictures(place: str) -> tuple[str, str, Listing]:
+def _list_pictures(place: str, listing: Listing | None) -> tuple[str, str, Listing]:
     """List the pictures of a folder or a table; returns the folder, the source of its name, and the listing."""
-    if is_table(place):
+    if is_table(place) and listing is None:
         table = Path(place).absolute()
         return str(table.parent.resolve()), table.stem, list_table(table)
     root = Path(place).resolve()
-    return str(root), root.name, list_dataset(root)
+    return str(root), root.name, listing or list_dataset(root)
 
 
 def _identify(

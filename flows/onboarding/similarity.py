@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from flows.features.backbone import backbone_files, describe_backbone, load_engine
-from flows.features.forward import compute
+from flows.features.forward import compute, reader
 from flows.progress import Quiet
 from flows.stopwatch import stage
 from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, MOMENTS, RANDOM, get_backbone
@@ -114,7 +114,7 @@ def _compute_moments(
         if missing:
             images = [image for image in sample if image.digest in missing]
             engine = load_engine(folder / MOMENTS_FILE)
-            for block in compute(workspace, store, images, manifest, engine, Quiet()):
+            for block in compute(workspace, store, images, reader(manifest), engine, Quiet()):
                 unread |= {item.path for item in block.unread}
         left_out = store.rejects(digests)
         readable = [i.digest for i in sample if i.digest not in left_out and i.path not in unread]

@@ -55,10 +55,12 @@ def onboard(
     progress: Progress | None = None,
     steps: Steps = PLAIN,
     scanned: DatasetRef | None = None,
+    remember: bool = True,
 ) -> OnboardResult:
     """Bring a dataset to a model; everything that was done before is found, not done again.
 
-    With `scanned`, the answer of a scan just now, the folder is not read again.
+    With `scanned`, the answer of a scan just now, the folder is not read again. Without `remember`, `refresh` does not
+    know how to read the data again: they were rows from Python.
     """
     workspace = Workspace.open(request.workspace)
 
@@ -85,7 +87,7 @@ def onboard(
             # the damaged file is set aside by now, so a second round computes only its rows
             log.warning("%s It is set aside and computed again.", error)
             result = run()
-    write_registration(workspace, result.dataset, request.to_remember())
+    write_registration(workspace, result.dataset, request.to_remember() if remember else None)
     return result
 
 
@@ -110,12 +112,12 @@ def extract_only(
     return ExtractResult(dataset.name, dataset.fingerprint, spec, extracted, notes, seconds, pack)
 
 
-def plan_only(request: OnboardRequest) -> PlanResult:
+def plan_only(request: OnboardRequest, steps: Steps = PLAIN) -> PlanResult:
     """Do everything up to the plan, from a sample of the pictures."""
     workspace = Workspace.open(request.workspace)
     with stopwatch.timed():
-        dataset = PLAIN.scan(workspace, request)
-        _, plan = _plan(workspace, request, dataset, PLAIN)
+        dataset = steps.scan(workspace, request)
+        _, plan = _plan(workspace, request, dataset, steps)
         manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
         seconds = stopwatch.seconds()
     return PlanResult(dataset.name, plan, manifest.rejected, manifest.notes, seconds)

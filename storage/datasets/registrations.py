@@ -13,18 +13,18 @@ FORMAT = "headstart.onboarded"
 VERSION = 1
 
 
-def write_registration(workspace: Workspace, name: str, asked: Mapping[str, Any]) -> None:
-    """Keep what a dataset was onboarded with; nothing is written where that is known already."""
+def write_registration(workspace: Workspace, name: str, asked: Mapping[str, Any] | None) -> None:
+    """Keep what a dataset was onboarded with; None if it cannot be asked for again: it was rows from Python."""
     try:
         known = find_registration(workspace, name)
     except DamagedError:
         known = None
-    if known != dict(asked):
-        write_json(workspace.onboarded(name), {"asked": dict(asked)}, FORMAT, VERSION, workspace.staging)
+    if known != asked:
+        write_json(workspace.onboarded(name), {"asked": asked and dict(asked)}, FORMAT, VERSION, workspace.staging)
 
 
 def find_registration(workspace: Workspace, name: str) -> dict[str, Any] | None:
-    """Return what a dataset was onboarded with; None where it never was.
+    """Return what a dataset was onboarded with; None if it never was, or cannot be asked for again.
 
     Raises
     ------
@@ -34,11 +34,11 @@ def find_registration(workspace: Workspace, name: str) -> dict[str, Any] | None:
     path = workspace.onboarded(name)
     advice = f"Onboard it once more, with the same options: headstart onboard DIR --name {name}"
     try:
-        asked = read_json(path, FORMAT, VERSION).get("asked")
+        asked: dict[str, Any] | None = read_json(path, FORMAT, VERSION).get("asked", "")
     except NotFoundError:
         return None
     except DamagedError as error:
         raise DamagedError(f"{error} {advice}") from error
-    if not isinstance(asked, dict):
+    if not isinstance(asked, dict | None):
         raise DamagedError(f"{path} is damaged: it does not say what was asked. {advice}")
     return asked
