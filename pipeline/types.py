@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.fingerprint import fingerprint
@@ -32,9 +32,6 @@ def __getattr__(name: str) -> Any:
     import numpy as np
 
     return np.typing.NDArray[np.float32]
-
-
-# ── backbones ────────────────────────────────────────────────────────────────────────────────────
 
 
 DECODERS = {  # what a user calls a recipe -> what it is called in the space
@@ -110,7 +107,7 @@ class LayerStatistics:
     epsilon: float  # the layer adds it to every variance; with it a dead channel's 0 is harmless
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: the identity is computed once and kept
 class Space:
     """Identity of a feature family: equal space and equal image, equal features."""
 
@@ -121,21 +118,12 @@ class Space:
     dtype: str = "float16"  # as stored
     numerics: str = "float32-1"  # raised when a change of ours changes numbers beyond rounding
 
-    @property
+    @cached_property
     def id(self) -> str:
-        return _space_id(self)
+        return fingerprint(self.descriptor())
 
     def descriptor(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@lru_cache(maxsize=64)
-def _space_id(space: Space) -> str:
-    """A store asks for it with every shard."""
-    return fingerprint(space.descriptor())
-
-
-# ── datasets ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +191,6 @@ class Manifest:
 
     def of_split(self, *splits: Split) -> tuple[Image, ...]:
         return tuple(image for image in self.images if image.split in splits)
-
-
-# ── features, heads, results ─────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +270,8 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
-    """How good a model is on one split. Rates are 0-1; intervals are (low, high) at 95 %."""
+class Figures:
+    """How good a model is on one split, all classes together. Rates are 0-1; intervals are (low, high) at 95 %."""
 
     split: Split
     num_images: int
@@ -296,10 +281,16 @@ class Metrics:
     macro_f1: float
     log_loss: float  # nats
     ece: float  # expected calibration error, 15 equal-width bins
-    per_class: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]  # rows: true class, columns: predicted
     ece_by_chance: tuple[float, float] = (0.0, 0.0)  # mean, 95th percentile: had every probability been exactly right
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the others, by resampling pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics(Figures):
+    """How good a model is on one split, and on the pictures of each class."""
+
+    per_class: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]  # rows: true class, columns: predicted
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ def a_backbone(**changed):
 
 def some_metrics(**changed):
     rows = tuple(ClassMetrics(name, 1, precision=1.0, recall=1.0, f1=1.0) for name in a_manifest().classes)
-    known = Metrics("test", 2, 1.0, (0.34, 1.0), 1.0, 1.0, 0.1, 0.1, rows, confusion=((1, 0), (0, 1)))
+    known = Metrics("test", 2, 1.0, (0.34, 1.0), 1.0, 1.0, 0.1, 0.1, per_class=rows, confusion=((1, 0), (0, 1)))
     return replace(known, **changed)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from flows.documents import SavedModel
 from flows.features.extraction import Extracted
 from flows.finetuning.ground import JobPlan, Listeners, open_arms, plan_job, prepare, run_job
-from flows.finetuning.results import Figures, FinetuneResult
+from flows.finetuning.results import FinetuneResult
 from flows.onboarding.quoting import remember_rate
 from flows.requests import FinetuneRequest
 from flows.stopwatch import stage
@@ -25,7 +25,7 @@ from pipeline.decision.schedule import Schedule, plan_finetuning
 from pipeline.finetuning.inputs import FinetuneInputs, labels_of
 from pipeline.jsonable import from_json, to_json
 from pipeline.report.record import ModelRef
-from pipeline.types import Progress
+from pipeline.types import Figures, Progress
 from storage.jobs.folder import Job
 from storage.models.versions import find_by_request, one_at_a_time
 

@@ -74,7 +74,7 @@ def _make(
         features = read_taps(workspace, spec, views, fit_on, [tap.name for tap in taps])
         head = fit(manifest, features, taps, fit_on, extracted.num_views)
         plan = reconsider(plan, head)
-        curve = truth_of(manifest, fit_on).learning_curve(features, head, taps)
+        curve = truth_of(manifest, fit_on).learning_curve(features, head)
     with stage("evaluate"):
         tested = read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
         probabilities = head_probabilities(head, tested)

@@ -53,7 +53,6 @@ class Arm:
     network: keras.Model
     recipe: Recipe
     schedule: Schedule
-    batches: Batches
     validation: Validation
     curve: Curve = ()
 
@@ -87,20 +86,16 @@ class ArmContext:
         kept = self.find_pixels(f"{part}-{key}", shape, lambda pixels: decode_into(pixels, images, read, recipe))
         return Undecoded(images, read, recipe) if kept is None else kept
 
-    def data(self, recipe: Recipe) -> tuple[Pictures, Validation]:
-        """Return the pictures that an arm is trained on, and what it is validated on."""
-        fit_on, validate_on = self.inputs.fit_on, self.inputs.validate_on
-        pictures = self.pictures(fit_on, recipe, "fit")
-        return pictures, Validation(self.pictures(validate_on, recipe, "val"), labels_of(validate_on))
-
-    def batches(self, pictures: Pictures, schedule: Schedule) -> Batches:
-        return Batches(pictures, labels_of(self.inputs.fit_on), len(self.inputs.manifest.classes), schedule)
+    def validation(self, recipe: Recipe) -> Validation:
+        images = self.inputs.validate_on
+        return Validation(self.pictures(images, recipe, "val"), labels_of(images))
 
     def train(self, arm: Arm, stop_after: int | None = None) -> Arm:
         """Train an arm from its newest checkpoint on."""
+        images, num_classes = self.inputs.fit_on, len(self.inputs.manifest.classes)
         curve = train(
             arm.network,
-            arm.batches,
+            Batches(self.pictures(images, arm.recipe, "fit"), labels_of(images), num_classes, arm.schedule),
             arm.validation,
             arm.schedule,
             self.find_keeper(arm.name),
@@ -185,7 +180,7 @@ def finetune_arm(context: ArmContext, head: Head, schedule: Schedule) -> tuple[A
     spec = context.inputs.spec
     with precision(best_precision()):
         network = build_finetuned(spec, head, schedule)
-    pictures, validation = context.data(spec.recipe)
+    validation = context.validation(spec.recipe)
     plain, mirrored = measure_mirror(network, validation)
     mirror = MirrorTest(plain, mirrored, MIRROR_TOLERANCE, used=mirrored >= plain - MIRROR_TOLERANCE)
     schedule = replace(schedule, augmentation=replace(schedule.augmentation, mirror=mirror.used))
@@ -193,8 +188,7 @@ def finetune_arm(context: ArmContext, head: Head, schedule: Schedule) -> tuple[A
     def build() -> keras.Model:
         return build_deliverable(spec, head)
 
-    batches = context.batches(pictures, schedule)
-    return context.train(Arm("fine-tune", build, network, spec.recipe, schedule, batches, validation)), mirror
+    return context.train(Arm("fine-tune", build, network, spec.recipe, schedule, validation)), mirror
 
 
 def scratch_arm(context: ArmContext, tuned: Arm) -> Arm:
@@ -237,8 +231,7 @@ def _untrained_scratch(context: ArmContext, tuned: Arm) -> Arm:
 
     with precision(best_precision()):
         network = build()
-    pictures, validation = context.data(recipe)
-    return Arm("scratch", build, network, recipe, schedule, context.batches(pictures, schedule), validation)
+    return Arm("scratch", build, network, recipe, schedule, context.validation(recipe))
 
 
 def _costs(tuned: Arm, scratch: Arm) -> tuple[int, int]:

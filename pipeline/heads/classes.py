@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.heads.calibration import Calibration, calibrate
-from pipeline.heads.learning_curve import fit_learning_curve
+from pipeline.heads.learning_curve import fit_learning_curve, spread_rows
 from pipeline.heads.ridge import Float64, Labels
-from pipeline.types import Activation, Array, Head, LearningCurve, Metrics, Split, Tap
+from pipeline.types import Activation, Array, Head, LearningCurve, Metrics, Split
 
 USUAL_TEMPERATURE = 2.0  # times the root of the number of classes
 IMBALANCE = 3  # times the smallest class that the largest is, from which on a reason mentions it
@@ -58,11 +58,7 @@ class ClassLabels:
 
     def sample(self, most: int) -> NDArray[np.intp]:
         """Return the rows of at most this many pictures, evenly spaced within the classes: in proportion to them."""
-        if len(self) <= most:
-            return np.arange(len(self))
-        by_class = np.argsort(self.labels, kind="stable")
-        places = np.linspace(0, len(self) - 1, most).round().astype(np.intp)
-        return np.sort(by_class[places])
+        return np.sort(spread_rows(self.labels, most))
 
     def error(self, scores: Float64) -> float:
         """Return the share of held-out pictures that scores (n, classes) take for another class."""
@@ -91,8 +87,8 @@ class ClassLabels:
 
         return evaluate(self.labels, probabilities, classes, split)
 
-    def learning_curve(self, features: Mapping[str, Array], head: Head, taps: Sequence[Tap]) -> LearningCurve | None:
-        return fit_learning_curve(features, head, taps, self.labels, self.num_classes)
+    def learning_curve(self, features: Mapping[str, Array], head: Head) -> LearningCurve | None:
+        return fit_learning_curve(features, head, self.labels, self.num_classes)
 
     def figure(self, error: float) -> str:
         return f"{error:.1%}"

@@ -1,30 +1,38 @@
-"""Taps side by side: one ridge on the features of several taps, each scaled by the square root of its share.
+"""Taps side by side: the features of several taps, each scaled by the square root of its share.
 
-A stack adds up predictions that each tap made alone; this lets the values of all taps explain the classes together.
+A stack adds up predictions that each tap made alone; one fit on these lets the values of all taps explain the classes
+together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.heads.ridge import Float64, RidgeFit, fit_inputs, transform
+from pipeline.heads.ridge import transform
 from pipeline.types import Array, Tap
 
 
-def fit_joined(
-    features: Mapping[str, Array],
-    taps: Sequence[Tap],
-    shares: Mapping[str, float],
-    rows: NDArray[np.intp],
-    targets: Float64,
-    counted: NDArray[np.bool_],
-) -> tuple[RidgeFit, dict[str, Array]]:
-    """Fit one ridge on several taps; returns it and the weights (dim, outputs) of each tap's transformed features.
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Scaled taps side by side."""
 
-    See `ridge.fit_ridge` for targets and counted. The fit's own weights are of scaled features.
+    inputs: Array  # (rows, dim of all taps)
+    columns: Mapping[str, slice]  # of each tap
+    scales: Mapping[str, np.float32]  # factor of each tap
+
+    def split(self, weight: Array) -> dict[str, Array]:
+        """Return the weights (dim, outputs) of each tap's transformed features, given those of the inputs."""
+        return {name: weight[self.columns[name]] * scale for name, scale in self.scales.items()}
+
+
+def join_inputs(
+    features: Mapping[str, Array], taps: Sequence[Tap], shares: Mapping[str, float], rows: NDArray[np.intp]
+) -> Joined:
+    """Put taps side by side.
 
     Parameters
     ----------
@@ -35,16 +43,6 @@ def fit_joined(
     rows
         (n V,) which rows: all originals, then view after view.
     """
-    inputs, columns, scales = join_inputs(features, taps, shares, rows)
-    fit = fit_inputs(inputs, targets, counted)
-    weights = {name: fit.weight[columns[name]] * scale for name, scale in scales.items()}
-    return fit, weights
-
-
-def join_inputs(
-    features: Mapping[str, Array], taps: Sequence[Tap], shares: Mapping[str, float], rows: NDArray[np.intp]
-) -> tuple[Array, dict[str, slice], dict[str, np.float32]]:
-    """Put taps side by side, (rows, dim) float32; returns also the columns and the factor of each."""
     ends = np.cumsum([tap.dim for tap in taps])
     columns = {tap.name: slice(end - tap.dim, end) for tap, end in zip(taps, ends, strict=True)}
     inputs = np.empty((len(rows), ends[-1]), dtype=np.float32)
@@ -56,4 +54,4 @@ def join_inputs(
         inputs[:, columns[tap.name]] = values
         inputs[:, columns[tap.name]] *= scales[tap.name]
         del values
-    return inputs, columns, scales
+    return Joined(inputs, columns, scales)

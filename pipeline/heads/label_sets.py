@@ -24,7 +24,7 @@ from pipeline.evaluation.average_precision import mean_average_precision
 from pipeline.evaluation.log_loss import log_losses
 from pipeline.heads.calibration import Calibration
 from pipeline.heads.ridge import Float64
-from pipeline.types import Activation, Array, Head, LabelMetrics, LearningCurve, Split, Tap
+from pipeline.types import Activation, Array, Head, LabelMetrics, LearningCurve, Split
 
 FEW_PICTURES = 10
 SMALLEST_SLOPE = 1e-3  # leave-one-out scores of noise rank the wrong way round; a head must not turn them over
@@ -92,7 +92,7 @@ class LabelSets:
 
         return evaluate_labels(self.marks, probabilities, classes, thresholds, split)
 
-    def learning_curve(self, features: Mapping[str, Array], head: Head, taps: Sequence[Tap]) -> LearningCurve | None:
+    def learning_curve(self, features: Mapping[str, Array], head: Head) -> LearningCurve | None:
         """Return None: the law of the learning curve is known for classes that exclude each other only."""
         return None
 

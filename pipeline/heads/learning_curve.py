@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from pipeline.heads.ridge import Float64, Labels, transform
-from pipeline.types import Array, Head, LearningCurve, LimitedBy, Tap
+from pipeline.types import Array, Head, LearningCurve, LimitedBy
 
 NUM_PARTS = (8, 4, 2, 1)
 FEWEST_OF_A_CLASS = 5  # below, power laws do not hold (Mahmood et al. 2022, arXiv:2207.01725)
@@ -28,9 +28,7 @@ LARGEST = 4000  # pictures looked at: inverting 4,000 x 4,000 takes two seconds 
 NUM_RESAMPLED = 500
 
 
-def fit_learning_curve(
-    features: Mapping[str, Array], head: Head, taps: Sequence[Tap], labels: Labels | Sequence[int], num_classes: int
-) -> LearningCurve:
+def fit_learning_curve(features: Mapping[str, Array], head: Head, labels: Labels, num_classes: int) -> LearningCurve:
     """Measure the head's held-out error at n/8, n/4, n/2 and n training pictures, and extrapolate to 2 n.
 
     Parameters
@@ -39,13 +37,10 @@ def fit_learning_curve(
         Tap name -> (n or more, dim), originals first; each of the head's taps is asked for once.
     head
         As fitted on them.
-    taps
-        All taps, as the head was offered.
     labels
         (n,) integers below `num_classes`.
     """
-    labels = np.asarray(labels)
-    chosen = _evenly(labels)
+    chosen = spread_rows(labels, LARGEST)
     known = labels[chosen]
     counts = np.bincount(known)
     typical = float(np.median(counts[counts > 0]))
@@ -55,29 +50,25 @@ def fit_learning_curve(
             reason=f"A typical class has {typical:.0f} training pictures, too few to tell how the error falls: "
             f"at least {FEWEST_OF_A_CLASS * NUM_PARTS[-FEWEST_SIZES]} are needed."
         )
-    kernels = _kernels(features, head, taps, chosen)
+    kernels = _kernels(features, head, chosen)
     targets = np.eye(num_classes)[known]
     wrong = np.stack([_errors(kernels, targets, known, num_parts) for num_parts in sizes])  # (sizes, pictures)
     numbers = np.array([len(known) / num_parts for num_parts in sizes])
     return _curve(numbers, wrong, len(labels))
 
 
-def _evenly(labels: Labels) -> NDArray[np.intp]:
-    """Return at most `LARGEST` rows in proportion to the classes, class after class."""
+def spread_rows(labels: Labels, most: int) -> NDArray[np.intp]:
+    """Return at most this many rows in proportion to the classes, class after class and evenly spaced within each."""
     by_class = np.argsort(labels, kind="stable")
-    num = min(len(labels), LARGEST)
-    return by_class[np.linspace(0, len(labels) - 1, num).round().astype(np.intp)]
+    return by_class[np.linspace(0, len(labels) - 1, min(len(labels), most)).round().astype(np.intp)]
 
 
-def _kernels(
-    features: Mapping[str, Array], head: Head, taps: Sequence[Tap], rows: NDArray[np.intp]
-) -> list[tuple[float, float, Float64]]:
+def _kernels(features: Mapping[str, Array], head: Head, rows: NDArray[np.intp]) -> list[tuple[float, float, Float64]]:
     """Return (share, penalty, kernel) of every ridge that the head consists of; its taps side by side are one."""
     shares = {row.tap: row.share for row in head.evidence}
-    kinds = {tap.name: tap.kind for tap in taps}
     found = []
     for part in head.taps:
-        inputs = transform(features[part.tap][rows], kinds[part.tap])
+        inputs = transform(features[part.tap][rows], part.kind)
         inputs -= inputs.mean(axis=0)
         spread = float(np.square(inputs).sum(axis=1).mean()) or 1.0
         scale = shares[part.tap] / spread if head.kind != "stacked" else 1.0

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from pipeline.evaluation.log_loss import log_losses
-from pipeline.heads.ridge import Float64, Labels, gram
+from pipeline.heads.ridge import Float64, Labels, multiply
 from pipeline.types import Array
 
 NUM_FOLDS = 3
@@ -39,16 +39,17 @@ def fit_logistic(inputs: Array, labels: Labels, num_classes: int) -> LogisticFit
     """Fit on (n, dim) float32 features, which are centred in place; the first fold chooses the penalty."""
     centre = inputs.mean(axis=0, dtype=np.float64)
     inputs -= centre.astype(np.float32)
-    products = gram(inputs)
+    products = multiply(inputs, inputs)
     folds = _folds(labels)
     scale = float(np.trace(products)) / len(products) or 1.0
     held_out = np.zeros((len(labels), num_classes))
     penalty, candidates = 0.0, [scale * step for step in PENALTIES]
     for fold in range(NUM_FOLDS):
         left_out = folds == fold
-        rest = products - gram(inputs[left_out])
+        kept_out = inputs[left_out]
+        rest = products - multiply(kept_out, kept_out)
         found = [_fit(inputs, labels, num_classes, rest, one, ~left_out) for one in candidates]
-        scores = [inputs[left_out] @ weight + intercept for weight, intercept in found]
+        scores = [kept_out @ weight + intercept for weight, intercept in found]
         best = int(np.argmin([_log_loss(values, labels[left_out]) for values in scores]))
         penalty, held_out[left_out] = candidates[best], scores[best] / TENTHS
         candidates = [penalty]

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.optimize import nnls
 
-from pipeline.heads.ridge import Float64, RidgeFit
+from pipeline.heads.ridge import Float64
 
 SMALLEST_SHARE = 0.1  # dropping taps below a tenth changed mean accuracy by less than 0.1 points
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """Every tap fitted on one set of views, and their shares."""
-
-    views: tuple[int, ...]  # trained on, by number; 0 is the original
-    fits: Mapping[str, RidgeFit]  # of every candidate tap
-    shares: Mapping[str, float]  # of the taps that are used; they add up to 1
-
-    def loo_scores(self) -> Float64:
-        """Return what the stack predicts for originals held out, (n, outputs)."""
-        scores: Float64 = np.sum([share * self.fits[name].loo_scores for name, share in self.shares.items()], axis=0)
-        return scores
 
 
 def share_taps(products: Float64) -> Float64:

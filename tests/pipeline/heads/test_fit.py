@@ -11,7 +11,6 @@ from pipeline.errors import DataError
 from pipeline.heads import fit as heads
 from pipeline.heads.classes import ClassLabels
 from pipeline.heads.fit import head_probabilities, head_scores
-from pipeline.heads.joining import fit_joined
 from pipeline.heads.ridge import RidgeFit, fit_inputs, transform
 from pipeline.types import Tap
 
@@ -127,15 +126,15 @@ def test_joined_taps_score_what_one_ridge_on_them_scores():
     features, labels = a_task(noise=2.5)
     shares = {"stage6_grid": 0.25, "top": 0.75}
     counted = np.ones(120, dtype=bool)
-    fit, weights = fit_joined(features, ALL_TAPS[1:], shares, np.arange(120), np.eye(4)[labels], counted)
+    joined = heads._Task(features, ALL_TAPS, ClassLabels(labels, 4), 0).join(shares, np.arange(120), (0,))
     scaled = []
     for tap in ALL_TAPS[1:]:
         rows = transform(features[tap.name], tap.kind)
         spread = np.square(rows - rows.mean(axis=0)).sum(axis=1).mean()
         scaled.append(rows * np.sqrt(shares[tap.name] / spread))
     expected = fit_inputs(np.hstack(scaled).astype(np.float32), np.eye(4)[labels], counted)
-    np.testing.assert_allclose(fit.loo_scores, expected.loo_scores, atol=1e-5)
-    parts = [transform(features[tap.name], tap.kind) @ weights[tap.name] for tap in ALL_TAPS[1:]]
+    np.testing.assert_allclose(joined.loo_scores, expected.loo_scores, atol=1e-5)
+    parts = [transform(features[tap.name], tap.kind) @ joined.weights[tap.name] for tap in ALL_TAPS[1:]]
     np.testing.assert_allclose(sum(parts), np.hstack(scaled) @ expected.weight, atol=1e-4)
 
 
@@ -303,11 +302,10 @@ def test_many_pictures_may_join_all_taps_and_are_joined_whole(monkeypatch):
     monkeypatch.setattr(heads, "_or_logistic", lambda task, truth, way, sample: (way, ""))
     head = fit_head(features, ALL_TAPS, labels, 4)
     shares = dict.fromkeys(features, 1 / 3)
-    counted = np.ones(120, dtype=bool)
-    whole, weights = fit_joined(features, ALL_TAPS, shares, np.arange(120), np.eye(4)[labels], counted)
+    whole = heads._Task(features, ALL_TAPS, ClassLabels(labels, 4), 0).join(shares, np.arange(120), (0,))
     assert [part.tap for part in head.taps] == [tap.name for tap in ALL_TAPS]
-    assert {part.penalty for part in head.taps} == {whole.penalty}
-    np.testing.assert_allclose(head.taps[0].weight, 3 * weights["stage3_gap"], rtol=1e-5)
+    assert {part.penalty for part in head.taps} == set(whole.penalties.values())
+    np.testing.assert_allclose(head.taps[0].weight, 3 * whole.weights["stage3_gap"], rtol=1e-5)
 
 
 def stacked(views):

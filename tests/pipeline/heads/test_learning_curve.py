@@ -24,7 +24,7 @@ def pictures(num, noise, num_classes=4, seed=0, dim=24):
 
 def a_curve(features, labels, taps=(TAP,)):
     head = fit_head(features, taps, ClassLabels(labels, 4))
-    return fit_learning_curve(features, head, taps, labels, 4), head
+    return fit_learning_curve(features, head, labels, 4), head
 
 
 def test_every_size_is_a_half_of_the_next():
@@ -129,7 +129,7 @@ def test_the_gain_is_that_of_all_pictures_also_if_only_a_sample_is_measured(monk
 def test_classes_without_pictures_do_not_count_when_the_typical_class_is_sized():
     features, labels = pictures(120, 1.5, num_classes=3)
     head = fit_head(features, (TAP,), ClassLabels(3 * labels, 7))  # four of seven classes are empty
-    curve = fit_learning_curve(features, head, (TAP,), 3 * labels, 7)
+    curve = fit_learning_curve(features, head, 3 * labels, 7)
     assert curve.sizes == (15, 30, 60, 120)
 
 
