@@ -17,7 +17,7 @@ def workspace_root(option: Path | str | None) -> Path:
     Raises
     ------
     UsageError
-        When the option is empty text, which would mean the current folder: it comes from an unset variable.
+        The option is empty text, probably from an unset variable. It would mean the current folder.
     """
     if option is not None:
         if not str(option).strip():
@@ -31,22 +31,17 @@ def workspace_root(option: Path | str | None) -> Path:
 
 
 def prefect_url() -> str | None:
-    """Return the API of the Prefect server that PREFECT_API_URL names, None where it names none."""
+    """Return the API of the Prefect server that PREFECT_API_URL names, None if it names none."""
     return os.environ.get("PREFECT_API_URL") or None
 
 
 def environment_with(**changed: str) -> dict[str, str]:
-    """Copy the environment for a process that needs some of it otherwise."""
+    """Copy the environment for a process, with some variables changed."""
     return {**os.environ, **changed}
 
 
-def tells_nobody() -> bool:
-    """Tell whether DO_NOT_TRACK keeps Prefect from telling its makers about usage."""
-    return os.environ.get("DO_NOT_TRACK", "").lower() in ("1", "true", "yes")
-
-
 def visible_gpus() -> str | None:
-    """Return what CUDA_VISIBLE_DEVICES says, None where it is not set."""
+    """Return what CUDA_VISIBLE_DEVICES says, None if it is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
@@ -56,7 +51,7 @@ def keras_home() -> Path:
 
 
 def user_name() -> str:
-    """Return who runs this, as the system knows them; it is noted beside what they decide."""
+    """Return the name of the user who runs this, to be recorded with what they decide."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name

@@ -120,12 +120,12 @@ def test_systemd_takes_the_units(tmp_path):
 
 def test_the_page_names_every_check_of_the_doctor():
     modules = "".join(path.read_text() for path in (ROOT / "flows" / "doctor").glob("*.py"))
-    calls = r'(?:Check|of_error|_missing|_guarded)\(\s*|or_ok\([^"\n]*'
+    calls = r'(?:Check|of_error|_missing)\(\s*|or_ok\([^"\n]*'
     constants = r"^(?:SERVER|ACCESS) = "
     named = set(re.findall(rf'(?:{calls}|{constants})"([a-z ]+)"', modules, re.MULTILINE))
     (table,) = re.findall(r"^\| check \|.*\n.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
     listed = {name for row in table.splitlines() for name in row.split("|")[1].strip().split(", ")}
-    assert {"server", "access", "disk", "late runs", "pools", "jobs"} <= named
+    assert {"server", "access", "disk", "late runs", "pools", "datasets"} <= named
     assert named == listed
 
 

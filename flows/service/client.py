@@ -78,11 +78,7 @@ def get_server(otherwise: str = "") -> str:
     ServerUnreachableError
         None is named, or it does not answer.
     """
-    url = prefect_url()
-    if not url:
-        from prefect.settings import PREFECT_API_URL
-
-        url = PREFECT_API_URL.value()  # a profile may name one
+    url = named_server()
     if not url:
         raise ServerUnreachableError(f"No Prefect server is named. Set PREFECT_API_URL{otherwise}.")
     if problem := find_problem(url):
@@ -90,6 +86,15 @@ def get_server(otherwise: str = "") -> str:
             f"No Prefect server answers at {hide_password(url)} ({problem}). Start it{otherwise}."
         )
     return url
+
+
+def named_server() -> str | None:
+    """Return the API that PREFECT_API_URL names, else the one that Prefect's profile names, else None."""
+    if url := prefect_url():
+        return url
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value() or None
 
 
 def find_problem(url: str) -> str | None:

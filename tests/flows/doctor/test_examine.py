@@ -2,8 +2,8 @@
 
 import errno
 import json
-import os
 import threading
+from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -14,21 +14,19 @@ from flows.doctor.check import Check, DoctorReport, of_error, some, span
 from flows.doctor.workspace import GB, check_workspace
 from pipeline.errors import ConflictError, ServerUnreachableError
 from storage.datasets.manifests import write_manifest
-from storage.jobs.folder import run_exclusively
-from storage.maintenance.health import Room
 from storage.workspace import Workspace
 from tests import factories
 
-PLENTY = Room(100 * GB, 200 * GB, 900, 1000)
-OLD = (0, 0)  # times of a file of 1970
+Usage = namedtuple("Usage", "free total")
+PLENTY = Usage(100 * GB, 200 * GB)
 
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch):
     """No server, and a disk with room, whatever this machine has."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setattr(doctor, "_named_server", lambda: None)
-    monkeypatch.setattr(doctor_workspace, "measure_room", lambda folder: PLENTY)
+    monkeypatch.setattr(doctor, "named_server", lambda: None)
+    monkeypatch.setattr(doctor_workspace, "disk_usage", lambda folder: PLENTY)
 
 
 @pytest.fixture
@@ -53,8 +51,7 @@ def the_finding(workspace, name):
 def test_a_healthy_installation_has_no_finding(first_run):
     report = doctor.examine(str(first_run.workspace))
     assert {check.name: check.state for check in report.checks} == {
-        **dict.fromkeys(("python", "names", "packages", "weights", "workspace", "disk", "catalog"), "ok"),
-        **dict.fromkeys(("datasets", "leftovers", "jobs"), "ok"),
+        **dict.fromkeys(("names", "packages", "weights", "workspace", "disk", "datasets"), "ok"),
         "server": "skipped",
     }
     assert report.server is None
@@ -110,12 +107,6 @@ def test_a_package_that_is_missing_or_of_another_version_is_named_with_its_comma
 def test_an_extra_that_is_not_installed_and_what_another_platform_needs_are_no_finding(monkeypatch, wanted):
     monkeypatch.setattr(doctor, "requires", lambda name: ["packaging", wanted])
     assert all(check.state == "ok" for check in doctor._check_installation())
-
-
-def test_a_python_that_headstart_was_not_made_for_is_a_problem(monkeypatch):
-    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.99.1")
-    found = doctor._check_python()
-    assert (found.state, "3.99.1, wanted" in found.found) == ("problem", True)
 
 
 def test_another_distribution_that_installs_a_package_of_the_same_name_is_a_problem(monkeypatch):
@@ -175,24 +166,10 @@ def test_a_workspace_that_cannot_be_written_or_has_no_locks_is_a_problem(opened,
     ],
 )
 def test_a_disk_is_full_by_what_is_free_and_by_its_share(opened, monkeypatch, free, total, state):
-    monkeypatch.setattr(doctor_workspace, "measure_room", lambda folder: Room(int(free), int(total), 0, 0))
+    monkeypatch.setattr(doctor_workspace, "disk_usage", lambda folder: Usage(int(free), int(total)))
     (found,) = (check for check in check_workspace(str(opened.root)) if check.name == "disk")
     assert found.state == state
     assert ("headstart gc --delete" in found.advice) == (state != "ok")
-
-
-def test_a_disk_without_inodes_is_full_whatever_is_free(opened, monkeypatch):
-    monkeypatch.setattr(doctor_workspace, "measure_room", lambda folder: Room(100 * GB, 200 * GB, 10, 1000))
-    assert the_finding(opened.root, "disk")[:2] == ("problem", "10 of 1,000 inodes are free.")
-
-
-def test_a_catalog_that_is_damaged_or_gone_is_a_finding(again):
-    workspace = Workspace.open(again.workspace)
-    workspace.catalog.write_bytes(b"damaged" * 1000)
-    assert the_finding(again.workspace, "catalog")[0] == "problem"
-    workspace.catalog.unlink()
-    state, found, advice = the_finding(again.workspace, "catalog")
-    assert (state, "is missing" in found, "rebuilds it" in advice) == ("warning", True, True)
 
 
 def test_a_dataset_whose_pictures_are_gone_is_a_warning(opened, tmp_path):
@@ -204,52 +181,22 @@ def test_a_dataset_whose_pictures_are_gone_is_a_warning(opened, tmp_path):
     assert f"headstart onboard DIR --name pets --workspace {opened.root}" in advice
 
 
-def test_damaged_files_and_files_that_dead_processes_left_are_warnings_that_say_what_removes_them(opened):
-    for path in (opened.quarantine / "ab-shard.h5", opened.staging.folder / ".x.part"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(64))
-        os.utime(path, OLD)
-    found = {name: (state, told, advice) for name, state, told, advice in findings(opened.root)}
-    assert {name: row[0] for name, row in found.items()} == dict.fromkeys(("quarantine", "leftovers"), "warning")
-    assert "ab-shard.h5" in found["quarantine"][1]
-    assert f"headstart gc --delete --workspace {opened.root}" in found["leftovers"][2]
+def test_the_disk_of_a_workspace_that_is_not_there_yet_is_that_of_its_nearest_folder(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(doctor_workspace, "disk_usage", lambda folder: asked.append(folder) or PLENTY)
+    check_workspace(str(tmp_path / "none" / "yet"))
+    assert asked == [tmp_path]
 
 
-def test_what_is_being_written_just_now_is_no_leftover(opened):
-    opened.staging.folder.mkdir(exist_ok=True)
-    (opened.staging.folder / ".x.part").write_bytes(b"")
-    assert findings(opened.root) == []
-
-
-def test_a_stopped_job_can_be_continued_or_if_its_pictures_changed_removed(opened):
-    ref = write_manifest(opened, factories.a_manifest(root=str(opened.root)))
-    for job, fingerprint in (("a" * 16, ref.fingerprint), ("b" * 16, "other")):
-        with run_exclusively(opened, job, {"dataset": "pets", "fingerprint": fingerprint}):
-            (now,) = (
-                check for check in check_workspace(str(opened.root)) if check.name == "jobs" and job in check.found
-            )
-            assert (now.state, now.found) == ("ok", f"Job {job} of pets is running.")
-    advice = {told.split()[1]: advice for name, _, told, advice in findings(opened.root) if name == "jobs"}
-    assert f"headstart finetune pets --workspace {opened.root}" in advice["a" * 16]
-    assert f"headstart gc --delete --workspace {opened.root}" in advice["b" * 16]
-
-
-def test_a_job_that_runs_and_writes_nothing_is_a_warning(opened):
-    with run_exclusively(opened, "a" * 16, {"dataset": "pets"}):
-        os.utime(opened.job("a" * 16) / "job.json", OLD)
-        state, found, advice = the_finding(opened.root, "jobs")
-    assert (state, f"Job {'a' * 16} of pets is running, but has written nothing for" in found) == ("warning", True)
-    assert f"headstart jobs cancel {'a' * 16}" in advice
-
-
-def test_what_cannot_be_looked_at_is_a_finding_and_the_others_are_still_made(opened, monkeypatch):
+def test_what_cannot_be_read_is_a_finding_and_the_disk_is_still_checked(opened, monkeypatch):
     def fail(workspace):
         raise PermissionError(errno.EACCES, "Permission denied", "/there")
 
-    monkeypatch.setattr(doctor_workspace, "list_jobs", fail)
+    monkeypatch.setattr(doctor_workspace, "list_datasets", fail)
     assert [(name, state, told) for name, state, told, _ in findings(opened.root)] == [
-        ("jobs", "problem", "Cannot read /there: Permission denied.")
+        ("workspace", "problem", "Cannot read /there: Permission denied.")
     ]
+    assert [check.state for check in check_workspace(str(opened.root)) if check.name == "disk"] == ["ok"]
 
 
 @pytest.fixture

@@ -29,12 +29,8 @@ def read(deployed):
 
 
 @pytest.fixture
-def healthy(read, monkeypatch):
+def healthy(read):
     """The same at noon, with workers, and runs of every schedule to come."""
-    from flows.doctor import server as doctor_server
-    from flows.doctor.server_state import Access
-
-    monkeypatch.setattr(doctor_server, "tells_nobody", lambda: True)
     deployments = {
         name: found.model_copy(
             update={
@@ -48,13 +44,11 @@ def healthy(read, monkeypatch):
     }
     return replace(
         read,
-        access=Access(is_open=True, now=NOW, seconds_ahead=0.5),
-        tells_usage=False,
+        is_open=True,
+        now=NOW,
         pools={name: pool.model_copy(update={"is_paused": False}) for name, pool in read.pools.items()},
         workers={name: [a_worker()] for name in ("cpu", "gpu")},
         deployments=deployments,
-        automations=dict.fromkeys(read.automations, True),
-        begun=[],
         due=[],
         failed=[],
         scheduled=frozenset(row.id for found in deployments.values() for row in found.schedules),
@@ -99,32 +93,29 @@ def test_what_deploy_has_made_is_read(read):
     from importlib.metadata import version
 
     from flows.doctor.server import DEPLOYMENTS
-    from flows.service.deploy import LOST_RUNS
 
     assert set(DEPLOYMENTS) == DEPLOYED
     assert {f"{name}/{name}" for name in DEPLOYMENTS} <= read.deployments.keys()
-    assert {name for name, *_ in LOST_RUNS} <= read.automations.keys()
     assert {"cpu", "gpu"} <= read.pools.keys()
-    assert (read.version, read.access.is_open) == (version("prefect"), True)
-    assert abs(read.access.seconds_ahead) < 30
+    assert (read.version, read.is_open) == (version("prefect"), True)
 
 
-def test_a_run_that_is_running_and_one_that_failed_are_read(deployed, client):
+def test_a_run_that_waits_and_one_that_failed_are_read(deployed, client):
     from prefect.client.schemas.objects import State, StateType
 
     from flows.doctor.server_state import read_server
 
     deployment = client.read_deployment_by_name("verify/verify")
-    begun, failed = (client.create_flow_run_from_deployment(deployment.id) for _ in range(2))
-    client.set_flow_run_state(begun.id, State(type=StateType.RUNNING), force=True)
+    waits, failed = (client.create_flow_run_from_deployment(deployment.id) for _ in range(2))
     client.set_flow_run_state(failed.id, State(type=StateType.CRASHED), force=True)
     try:
         state = read_server(deployed.server)
-        assert begun.id in {run.id for run in state.begun}
-        assert failed.id not in {run.id for run in state.begun}
+        assert failed.id not in {run.id for run in state.due}
+        assert {run.id for run in state.due} >= {waits.id}
         assert failed.id in {run.id for run in state.failed}
+        assert waits.id not in {run.id for run in state.failed}
     finally:
-        client.delete_flow_run(begun.id)
+        client.delete_flow_run(waits.id)
         client.delete_flow_run(failed.id)
 
 
@@ -144,24 +135,17 @@ def test_a_healthy_server_has_no_finding(healthy):
     ],
 )
 def test_a_server_without_a_password_that_is_named_by_a_network_address_is_a_warning(healthy, url, is_open, state):
-    checks = {
-        check.name: check for check in judge(replace(healthy, url=url, access=replace(healthy.access, is_open=is_open)))
-    }
+    checks = {check.name: check for check in judge(replace(healthy, url=url, is_open=is_open))}
     access = checks["access"]
     assert (access.state, "PREFECT_SERVER_API_AUTH_STRING" in access.advice) == (state, state == "warning")
 
 
-def test_another_prefect_on_the_server_another_time_or_telemetry_is_a_finding(healthy):
+def test_another_prefect_on_the_server_is_a_problem(healthy):
     assert the_finding(replace(healthy, version="3.6.1"))[:3] == (
         "server version",
         "problem",
         f"Prefect 3.6.1 there, {version('prefect')} here.",
     )
-    assert the_finding(replace(healthy, access=replace(healthy.access, seconds_ahead=-300)))[2] == (
-        "The server's is 5 min behind this machine's."
-    )
-    name, state, found, _ = the_finding(replace(healthy, tells_usage=True))
-    assert (name, state, "PREFECT_SERVER_ANALYTICS_ENABLED=false" in found) == ("telemetry", "warning", True)
 
 
 def test_a_pool_that_is_missing_or_paused_is_a_problem(healthy):
@@ -210,27 +194,11 @@ def test_the_schedules_of_a_paused_deployment_are_not_taken_for_a_dead_scheduler
 
 
 def test_a_server_that_nothing_was_deployed_to_is_told_in_few_lines(healthy):
-    empty = replace(healthy, deployments={}, pools={}, workers={}, automations={})
+    empty = replace(healthy, deployments={}, pools={}, workers={})
     assert [(name, state) for name, state, *_ in findings(empty)] == [
         ("pools", "problem"),
         ("deployments", "problem"),
-        ("automations", "problem"),
     ]
-
-
-def test_a_limit_that_is_switched_off_is_a_problem(healthy):
-    limit = healthy.deployments["onboard/onboard"].global_concurrency_limit.model_copy(update={"active": False})
-    name, state, found, advice = the_finding(changed(healthy, "onboard", global_concurrency_limit=limit))
-    assert (name, state, found.startswith("onboard: its limit is switched off")) == ("deployments", "problem", True)
-    assert advice.endswith(f"prefect gcl update {limit.name} --enable")
-
-
-def test_an_automation_that_is_missing_or_switched_off_is_a_problem(healthy):
-    name = "headstart: lost runs"
-    off = {**healthy.automations, name: False}
-    assert the_finding(replace(healthy, automations=off))[3] == f'prefect automation resume "{name}"'
-    del off[name]
-    assert the_finding(replace(healthy, automations=off))[1:3] == ("problem", f"Missing: {name}.")
 
 
 def test_a_schedule_without_a_run_to_come_means_that_the_scheduler_is_dead(healthy):
@@ -266,29 +234,15 @@ def test_a_service_that_does_nothing_by_itself_is_a_warning(healthy):
     assert the_finding(replace(off, scheduled=frozenset()))[:2] == ("schedules", "warning")
 
 
-@pytest.mark.parametrize("state", ["PENDING", "CANCELLING"])
-def test_a_run_that_the_server_should_have_ended_is_a_problem(healthy, state):
-    run = a_run(state)
-    name, severity, found, advice = the_finding(replace(healthy, begun=[run]))
-    assert (name, severity) == ("runs", "problem")
-    assert found == f"onboard-pets ({run.id}) has been {state.capitalize()} for 60 min."
-    assert advice.endswith(f"prefect flow-run delete {run.id}")
-    run.state.timestamp = ago(minutes=9)
-    assert findings(replace(healthy, begun=[run])) == []
-
-
-def test_a_run_that_is_running_is_no_finding_however_long_it_takes(healthy):
-    assert findings(replace(healthy, begun=[a_run()])) == []
-
-
-def test_a_run_that_waits_is_a_problem_without_a_worker_and_a_warning_if_the_workers_are_busy(healthy):
+def test_a_run_that_waits_is_a_problem_without_a_worker_and_a_warning_with_one_that_may_be_busy(healthy):
     waits = a_run("SCHEDULED", next_scheduled_start_time=ago(minutes=11), start_time=None)
-    name, state, found, advice = the_finding(replace(healthy, due=[waits]))
+    empty = replace(healthy, due=[waits], workers={**healthy.workers, "cpu": []})
+    _, (name, state, found, advice) = findings(empty)
     assert (name, state) == ("late runs", "problem")
     assert found == "1 of pool cpu have waited for up to 11 min: onboard-pets."
     assert "prefect worker start --pool cpu" in advice
-    busy = replace(healthy, due=[waits], begun=[a_run()])
-    assert the_finding(busy)[1] == "warning"
+    name, state, _, advice = the_finding(replace(healthy, due=[waits]))
+    assert (name, state, "If box is busy" in advice) == ("late runs", "warning", True)
     soon = waits.model_copy(update={"next_scheduled_start_time": ago(minutes=9)})
     assert findings(replace(healthy, due=[soon])) == []
 
@@ -309,7 +263,7 @@ def test_the_report_of_a_real_server_has_a_check_for_everything_and_is_json_with
 
     report = examine(str(workspace))
     assert report.server == server
-    assert {"server", "access", "workers", "deployments", "automations", "schedules", "runs"} <= {
+    assert {"server", "access", "workers", "deployments", "schedules", "late runs", "failed runs"} <= {
         check.name for check in report.checks
     }
     document = to_json(report)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import ConflictError
 from storage.disk.atomic import Fs
-from storage.maintenance.health import locks_after_writing, measure_room
+from storage.maintenance.health import locks_after_writing
 from storage.workspace import Workspace
 
 
@@ -39,9 +39,3 @@ def test_a_file_system_without_locks_is_noticed_also_one_that_only_pretends(work
 
     monkeypatch.setattr(fcntl, "flock", flock)
     assert not locks_after_writing(workspace)
-
-
-def test_room_is_asked_of_the_nearest_folder_that_is_there(tmp_path):
-    room = measure_room(tmp_path / "none" / "yet")
-    assert 0 < room.free_bytes < room.total_bytes
-    assert room.total_bytes == measure_room(tmp_path).total_bytes
