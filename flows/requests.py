@@ -58,6 +58,7 @@ Span = Annotated[
     _check(SPAN, "a span of time such as 30d or 36h. Units: s, m, h, d, w"),
     Field(json_schema_extra={"pattern": SPAN}),
 ]
+OlderThan = Annotated[Span, about("Older than", "Only what is older than this, such as 30d.")]
 FileSize = Annotated[
     str,
     _check(FILE_SIZE, "a size such as 20GB or 500MB. Units: B, KB, MB, GB, TB"),
@@ -326,7 +327,7 @@ class GcRequest(Request):
 
     workspace: WorkspaceFolder = OWN
     delete: Annotated[bool, about("Delete", "Remove it. Without this, it is only listed.")] = False
-    older_than: Annotated[Span, about("Older than", "Only what is older than this, such as 30d.")] = "0d"
+    older_than: OlderThan = "0d"
     max_size: Annotated[
         FileSize | None, about("Largest size", "Only the oldest, until the workspace is smaller than this, as 20GB.")
     ] = None
@@ -344,3 +345,10 @@ class GcRequest(Request):
 
         size = TypeAdapter(ByteSize).validate_python(self.max_size) if self.max_size else None
         return Limits(parse_seconds(self.grace), parse_seconds(self.older_than), size)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class ScheduledGcRequest(GcRequest):
+    """Find what no dataset and no model has needed for a month, unless the form says otherwise."""
+
+    older_than: OlderThan = "30d"

@@ -41,9 +41,13 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
+        self._given = kind, name, names
         close = get_close_matches(name, names, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         super().__init__(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.")
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str]]]:
+        return type(self), self._given  # an error from another process is made of what it was made of there
 
 
 class DataError(HeadstartError, ValueError):

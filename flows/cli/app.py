@@ -194,31 +194,20 @@ def predict(
         raise DataError(f"{num_failed} of the files could not be predicted; their rows say why.")
 
 
-@command(app, DATA, "headstart datasets")
-def datasets(workspace: WorkspaceOption = OWN, json: JsonOption = False) -> None:
-    """List the datasets of the workspace."""
-    from flows.cli import render
-    from flows.maintenance import listing
+def _add_listing(group: str, name: str, summary: str, example: str) -> None:
+    def run(workspace: WorkspaceOption = OWN, json: JsonOption = False) -> None:
+        from flows.cli import render
+        from flows.maintenance import listing
 
-    render.listed("datasets", listing.list_datasets(_open(workspace)), json)
+        render.listed(name, getattr(listing, f"list_{name}")(_open(workspace)), json)
 
-
-@command(app, DATA, "headstart features --json")
-def features(workspace: WorkspaceOption = OWN, json: JsonOption = False) -> None:
-    """List the stored features: networks, sizes, pictures."""
-    from flows.cli import render
-    from flows.maintenance import listing
-
-    render.listed("features", listing.list_features(_open(workspace)), json)
+    run.__doc__ = summary
+    command(app, group, example, name=name)(run)
 
 
-@command(app, MODELS, "headstart models")
-def models(workspace: WorkspaceOption = OWN, json: JsonOption = False) -> None:
-    """List the saved models, every version."""
-    from flows.cli import render
-    from flows.maintenance import listing
-
-    render.listed("models", listing.list_models(_open(workspace)), json)
+_add_listing(DATA, "datasets", "List the datasets of the workspace.", "headstart datasets")
+_add_listing(DATA, "features", "List the stored features: networks, sizes, pictures.", "headstart features --json")
+_add_listing(MODELS, "models", "List the saved models, every version.", "headstart models")
 
 
 @command(app, MODELS, "headstart show pictures", "headstart show pictures@2 --json")

@@ -99,8 +99,12 @@ def audits(found: AuditList) -> None:
         say(_refit(refit))
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def _refit(refit: Refit) -> str:
-    known = f"{refit.what} data: {refit.num_audits} audits of {refit.num_datasets} datasets"
+    known = f"{refit.what} data: {_count(refit.num_audits, 'audit')} of {_count(refit.num_datasets, 'dataset')}"
     current = f"large from {refit.current:,} pictures on (regret and compute {refit.current_cost:.2f} points)"
     if refit.held_out_cost is None:
         return f"{known}, too few to refit the threshold; now {current}"

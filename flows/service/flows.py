@@ -1,4 +1,4 @@
-"""Prefect: the flows. Nothing is decided or computed here; workers run them, or `flows.service.listen`."""
+"""Prefect: the flows. Nothing is decided or computed here; workers run them."""
 
 # no `from __future__ import annotations`: Prefect builds the parameter form from real types
 
@@ -26,10 +26,10 @@ from flows.prediction.inbox import predict_batch as run_predict_batch
 from flows.requests import (
     ExtractRequest,
     FinetuneRequest,
-    GcRequest,
     OnboardRequest,
     PredictBatchRequest,
     RefreshRequest,
+    ScheduledGcRequest,
     VerifyRequest,
 )
 from flows.service import submit as submission
@@ -205,7 +205,7 @@ def verify(params: VerifyRequest = DEFAULTS) -> State[Any]:
 
 
 @flow(name="gc", flow_run_name=_run_name)
-def gc(params: GcRequest = DEFAULTS) -> State[Any]:
+def gc(params: ScheduledGcRequest = DEFAULTS) -> State[Any]:
     """Find features and files that no dataset and no model needs, and remove them if asked to."""
     run = _Run()
 

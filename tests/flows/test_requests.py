@@ -23,6 +23,7 @@ from flows.requests import (
     PredictBatchRequest,
     PredictRequest,
     RefreshRequest,
+    ScheduledGcRequest,
     VerifyRequest,
     parse_seconds,
 )
@@ -42,6 +43,7 @@ SMALLEST = {  # of each kind, what must be given
     PredictBatchRequest: {"model": "pets", "folder": "/in", "output": "/out.csv"},
     VerifyRequest: {},
     GcRequest: {},
+    ScheduledGcRequest: {},
 }
 
 

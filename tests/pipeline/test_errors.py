@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from pipeline import errors
@@ -37,3 +39,11 @@ def test_what_readers_of_files_turn_into_damage_is_none_of_the_errors_that_say_s
 def test_an_unknown_name_says_the_nearest_and_is_a_value_error():
     with pytest.raises(ValueError, match=r"^Unknown tap 'topp'\. Did you mean 'top'\? Known: deep, top\.$"):
         raise errors.UnknownNameError("tap", "topp", ["top", "deep"])
+
+
+@pytest.mark.parametrize(
+    "error", [errors.UnknownNameError("tap", "topp", iter(["top", "deep"])), errors.NotFoundError("There is none.")]
+)
+def test_an_error_from_a_process_of_a_cluster_is_the_same_here(error):
+    there = pickle.loads(pickle.dumps(error))
+    assert (type(there), str(there), there.exit_code) == (type(error), str(error), error.exit_code)

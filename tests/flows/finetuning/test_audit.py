@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from flows.cli import render_jobs
 from flows.documents import to_document
 from flows.finetuning import audit as auditing
 from flows.finetuning.audit import audit, find_audit, list_audits
@@ -45,12 +46,14 @@ def test_every_strategy_is_judged_on_the_same_pictures(place, tiny_network):
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
-def test_an_audit_changes_no_model_and_is_remembered(place, tiny_network, monkeypatch):
+def test_an_audit_changes_no_model_and_is_remembered(place, tiny_network, monkeypatch, capsys):
     before = [(ref.name, ref.version) for ref in list_models(Workspace.open(place))]
     result = audit(a_request(place))
     assert [(ref.name, ref.version) for ref in list_models(Workspace.open(place))] == before
     assert read_measurement(Workspace.open(place), "audits", result.job) == to_json(result)
     assert list_audits(str(place)).audits == (result,)
+    render_jobs.audits(list_audits(str(place)))
+    assert " data: 1 audit of 1 dataset, too few to refit" in capsys.readouterr().out
     monkeypatch.setattr(auditing, "_run", None)  # it would fail
     assert audit(a_request(place)) == result
 

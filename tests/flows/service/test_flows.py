@@ -16,6 +16,7 @@ from flows.requests import (
     OnboardRequest,
     PredictBatchRequest,
     RefreshRequest,
+    ScheduledGcRequest,
     VerifyRequest,
 )
 from flows.service import flows as flows_module
@@ -221,5 +222,11 @@ def test_what_verify_finds_and_gc_removes_is_shown(prefect_server, again):
     state = verify(VerifyRequest(workspace=workspace), return_state=True)
     assert (state.name, "1 of them not repaired" in state.message) == ("Failed", True)
     assert json.loads(artifacts_of(state)["table"].data)[0]["path"].startswith("models/shapes/1")
-    state = gc(GcRequest(workspace=workspace), return_state=True)
+    state = gc(ScheduledGcRequest(workspace=workspace), return_state=True)
     assert (state.name, state.message.endswith("are not needed.")) == ("Completed", True)
+
+
+@pytest.mark.parametrize("given", [{}, {"delete": True}])
+def test_a_scheduled_gc_that_names_no_age_keeps_what_was_needed_within_a_month(given):
+    assert gc.validate_parameters({"params": given})["params"].older_than == "30d"
+    assert GcRequest(**given).older_than == "0d"  # on the command line
