@@ -90,6 +90,8 @@ class BottleneckFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     workspace
         The folder that holds the store; by default HEADSTART_HOME, or a folder in your home.
 
+    Examples
+    --------
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
     >>> classifier = make_pipeline(BottleneckFeatures(), LogisticRegression())
