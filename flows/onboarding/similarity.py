@@ -15,7 +15,7 @@ from pipeline.dataset.split import sample_images
 from pipeline.decision.nouns import Similarity
 from pipeline.decision.thresholds import Thresholds, find_thresholds
 from pipeline.engine.files import MOMENTS_FILE
-from pipeline.errors import DataError
+from pipeline.errors import DamagedError, DataError
 from pipeline.fingerprint import fingerprint
 from pipeline.jsonable import from_json
 from pipeline.types import DECODERS, BackboneSpec, Image, Manifest
@@ -70,7 +70,10 @@ def choose_yardstick(workspace: Workspace, spec: BackboneSpec) -> Yardstick:
     embedded = get_backbone(DEFAULT_BACKBONE)
     known = find_thresholds(embedded)
     if known is None:
-        raise AssertionError(f"no thresholds of {DEFAULT_BACKBONE}")
+        raise DamagedError(
+            f"The thresholds of {DEFAULT_BACKBONE}, which every headstart has, are not those of its weights. "
+            "Install headstart once more."
+        )
     if spec.source == RANDOM:
         return Yardstick(embedded, known, why="its weights are random, so its BatchNorm layers remember no data")
     weights = None if spec.name in BACKBONES else spec.source

@@ -109,6 +109,8 @@ def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSp
             "case": plan.case,
             "strategy": plan.strategy,
             "wished": [[change.what, change.value] for change in plan.changes],
+            # of older models evidence may have overruled the case
+            **({"case_kept": True} if any(change.what == "case" for change in plan.changes) else {}),
             **({"compared": [row.backbone for row in plan.backbones]} if plan.backbones else {}),
             "version": HEAD_VERSIONS[manifest.exclusive],
         }

@@ -165,7 +165,8 @@ def plan_case(
     strategy = wishes.strategy or (case if is_offered else CASES[False, similar]).strategy
     if strategy in FINETUNING and not exclusive:
         raise UsageError(f"{HEADS_ONLY}. Choose head-on-top or head-on-evidence instead of {strategy}.")
-    names = tuple(tap.name for tap in taps if wishes.strategy != "head-on-top" or tap.name == TOP)
+    wants_top = strategy == "head-on-top" and (wishes.strategy is not None or (wishes.case is not None and is_offered))
+    names = tuple(tap.name for tap in taps if tap.name == TOP or not wants_top)
     changes = _wished_changes(wishes, textbook, case)
     reasons = (
         describe_verdict(similarity),
@@ -275,9 +276,9 @@ def _head_reasons(case: Case, strategy: Strategy, names: tuple[str, ...], exclus
 
 
 def _wished_changes(wishes: Wishes, textbook: Case, case: Case) -> tuple[Change, ...]:
-    """Note what was wanted; a strategy also if the rule says the same, because evidence may not change it then."""
+    """Note what was wanted, also if the rule says the same, because evidence may not change it then."""
     found = []
-    if case is not textbook:
+    if wishes.case is not None:
         found.append(Change("case", str(case.number), str(textbook.number), wishes.by))
     if wishes.strategy:
         found.append(Change("strategy", wishes.strategy, case.strategy, wishes.by))

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from pipeline.backbones.table import TOP
 from pipeline.decision.nouns import Alternative, Change, Plan, Signal, Size, Strategy
-from pipeline.decision.plan import ALWAYS_SMALL_BELOW, EVIDENCE, FINETUNING, SMALLEST_CLASS, describe_change
+from pipeline.decision.plan import ALWAYS_SMALL_BELOW, EVIDENCE, FINETUNING, SMALLEST_CLASS, describe_change, get_case
 from pipeline.types import Head
 
 # The share of a head's errors that fine-tuning is expected to remove. Large data: the median of the 12 photograph sets
@@ -34,7 +34,7 @@ def reconsider(plan: Plan, head: Head) -> Plan:
     head
         Fitted on the plan's taps; `loo_error` is its error on pictures held out one at a time.
     """
-    wished = any(change.what == "strategy" for change in plan.changes)
+    wished = any(_is_wish(change, plan.strategy) for change in plan.changes)
     others = [part.tap for part in head.taps if part.tap != TOP]
     if head.activation == "softmax":  # else no network is trained
         gain = _expected_gain(plan.size, head.loo_error)
@@ -55,6 +55,13 @@ def reconsider(plan: Plan, head: Head) -> Plan:
             f"with {_listed(others)} beside the last layer, the head makes fewer mistakes on held-out pictures",
         )
     return plan
+
+
+def _is_wish(change: Change, strategy: Strategy) -> bool:
+    """Tell whether a person chose this strategy, by its name or by its case. A case may stand for one that is not
+    offered for the labels of the dataset.
+    """
+    return change.what == "strategy" or (change.what == "case" and get_case(int(change.value)).strategy == strategy)
 
 
 def _expected_gain(size: Size, error: float) -> float:

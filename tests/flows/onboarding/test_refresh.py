@@ -7,16 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from flows.documents import to_document
 from flows.onboarding.refresh import refresh
+from flows.onboarding.story import PLAIN
 from flows.requests import OnboardRequest, RefreshRequest
 from flows.versions import promote as promoting
 from flows.versions.promote import compare_saved, promote_by_hand
-from pipeline.errors import NotFoundError
+from pipeline.errors import CancelledError, NotFoundError
 from storage.models.serving import find_serving, get_model
 from storage.models.versions import list_models
 from storage.workspace import Workspace
@@ -187,6 +189,7 @@ def test_labels_that_are_mended_bring_the_first_version_back(known):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     (row,) = refreshed(known)
+    assert row["trained_version"] is None
     assert (row["num_removed"] > 0, row["retrained"], versions(known)) == (True, False, [1, 2])  # it is found
     assert (row["promoted"], row["version"], row["gate"]["passed"]) == (True, 1, True)
 
@@ -285,6 +288,20 @@ def test_one_dataset_that_is_gone_keeps_no_other_from_its_refresh(known, headsta
     assert (row["error"], row["retrained"], row["version"]) == (None, True, 2)
     only = headstart("refresh", "shapes", "--workspace", known.workspace)
     assert (only.code, "cars" in only.stdout) == (0, False)
+
+
+def test_a_refresh_that_is_cancelled_begins_no_other_dataset(known):
+    cars = factories.write_dataset(known.folder.parent / "cars", first=900)
+    factories.onboard(OnboardRequest(str(cars), str(known.workspace), size=64))
+    begun = []
+
+    def cancelled(workspace, request):
+        begun.append(request.name)
+        raise CancelledError("The run was cancelled.")
+
+    with pytest.raises(CancelledError):
+        refresh(RefreshRequest(str(known.workspace)), steps=replace(PLAIN, scan=cancelled))
+    assert begun == ["cars"]
 
 
 def test_a_dataset_that_was_only_scanned_is_named(known, tiny_dataset):

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import time
+from collections import Counter
 
 import pytest
 
@@ -7,6 +10,8 @@ from flows.onboarding.story import find_request
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import DEFAULT_BACKBONE, get_backbone
 from pipeline.errors import DamagedError, DataError
+from pipeline.images import ahead
+from pipeline.images.decode import read_picture
 from storage.datasets import manifests
 from storage.datasets.manifests import read_manifest
 from storage.datasets.registrations import write_registration
@@ -263,6 +268,46 @@ def test_a_file_changed_in_place_is_noticed(workspace, tiny_dataset):
     assert factories.scan(request).fingerprint != before
 
 
+def test_a_file_that_cannot_be_read_once_is_read_the_next_time(workspace, tiny_dataset, monkeypatch):
+    request = OnboardRequest(str(tiny_dataset()), str(workspace))
+
+    def refuse(path):
+        if path.name == "001.png" and path.parent.name == "class0":
+            raise PermissionError(13, "Permission denied")
+        return read_picture(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ahead, "read_picture", refuse)
+        first = factories.scan(request)
+    (rejected,) = read_manifest(Workspace.open(workspace), "shapes", first.fingerprint).rejected
+    assert (rejected.path, "Permission denied" in rejected.reason) == ("class0/001.png", True)
+    again = read_manifest(Workspace.open(workspace), "shapes", factories.scan(request).fingerprint)
+    assert ("class0/001.png" in {image.path for image in again.images}, again.rejected) == (True, ())
+
+
+def test_a_file_rewritten_in_the_clock_tick_of_its_scan_is_read_again(workspace, tiny_dataset, monkeypatch):
+    folder = tiny_dataset()
+    factories.age(folder)
+    path = folder / "class0" / "001.png"
+    status = path.stat()
+    monkeypatch.setattr(time, "time_ns", lambda: status.st_mtime_ns)
+    request = OnboardRequest(str(folder), str(workspace))
+    before = factories.scan(request).fingerprint
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert factories.scan(request).fingerprint != before
+
+
+@heavy
+def test_extraction_names_a_picture_that_is_left_out_for_its_two_labels(headstart, again):
+    shutil.copy(again.folder / "class0" / "001.png", again.folder / "class1" / "wrong.png")
+    command = ("extract", again.folder, "--name", "shapes", "--workspace", again.workspace)
+    note = "1 picture under two labels, left out: class0/001.png = class1/wrong.png."
+    document = json.loads(headstart(*command, "--json").stdout)
+    assert (document["notes"], document["schema_version"], counts(document)) == ([note], 1, (23, 0, 23, 0))
+    assert f"note: {note}" in headstart(*command).stdout
+
+
 @heavy
 def test_a_plan_needs_no_features_and_trains_nothing(warm_workspace, tiny_dataset):
     document = factories.plan_only(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
@@ -270,6 +315,8 @@ def test_a_plan_needs_no_features_and_trains_nothing(warm_workspace, tiny_datase
     assert 2.5 < document["size"]["effective_classes"] <= 3
     assert document["quote"]["minutes"] > 0
     assert document["similarity"]["num_images"] == document["size"]["num_train"]
+    train = read_manifest(Workspace.open(warm_workspace), "shapes").of_split("train")
+    assert document["size"]["smallest_class"] == min(Counter(image.label for image in train).values())
     assert document["reasons"]
     assert not list(warm_workspace.glob("models/*"))
     assert not list(warm_workspace.glob(f"spaces/{get_backbone(DEFAULT_BACKBONE).space().id}/??/*.h5"))

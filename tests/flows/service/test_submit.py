@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import pytest
 
 from flows.documents import to_document
+from flows.finetuning import job as finetuning
 from flows.finetuning.results import FinetuneResult
 from flows.forms import parse_request
 from flows.requests import FinetuneRequest
@@ -18,7 +19,7 @@ from flows.service import submit as submission
 from flows.service.client import find_runs, wait_for
 from flows.service.submit import schedule_finetuning, submit_finetune, submit_onboard
 from pipeline.decision.plan import FINETUNING
-from pipeline.errors import ConflictError, HeadstartError, NotFoundError, ServerUnreachableError
+from pipeline.errors import ConflictError, DamagedError, HeadstartError, NotFoundError, ServerUnreachableError
 from storage.jobs.folder import run_exclusively
 from storage.workspace import Workspace
 from tests import factories
@@ -71,10 +72,20 @@ def test_without_a_server_onboarding_says_how_to_fine_tune_here(workspace, job, 
 
 
 def test_a_server_that_does_not_answer_fails_nothing(workspace, job, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
+    monkeypatch.setenv("PREFECT_API_URL", NOWHERE.replace("//", "//ada:secret@"))
     part = scheduled(workspace)
     assert part.state == "not scheduled"
     assert NOWHERE in part.reason
+    assert "secret" not in str(to_document(part))
+
+
+def test_a_job_that_cannot_be_named_fails_nothing(workspace, monkeypatch):
+    def damaged(request):
+        raise DamagedError("The record of pets@1 is damaged.")
+
+    monkeypatch.setattr(finetuning, "find_job", damaged)
+    part = scheduled(workspace)
+    assert (part.job, part.state, part.reason) == (None, "not scheduled", "The record of pets@1 is damaged.")
 
 
 def test_in_the_usual_workspace_the_next_command_is_short(job, monkeypatch):
@@ -125,14 +136,23 @@ def test_onboarding_of_a_large_dataset_submits_one_run_however_often(workspace, 
 
 
 @pytest.mark.prefect
+def test_a_password_of_the_server_is_not_in_the_answer(workspace, job, server, monkeypatch):
+    monkeypatch.setattr(submission, "get_server", lambda otherwise: server.replace("//", "//ada:secret@"))
+    assert submit_finetune(a_request(workspace)).server == server
+
+
+@pytest.mark.prefect
 def test_another_attempt_is_made_only_when_none_is_open(workspace, job, server):
     submit_finetune(a_request(workspace))
     with pytest.raises(ConflictError, match=rf"is Scheduled.*headstart jobs cancel {job.id}"):
         submit_finetune(a_request(workspace), retry=True)
     assert [run.state for run in control.cancel_job(str(workspace), job.id).runs] == ["Cancelled"]
-    again = submit_finetune(a_request(workspace, epochs=7))
+    again = submit_finetune(a_request(workspace, epochs=7, layer_decay=0.5, unfreeze_epochs=2.0))
     assert again.state == "Cancelled"
-    assert again.next == f"headstart finetune pets --epochs 7 --workspace {workspace} --submit --retry"
+    assert again.next == (
+        "headstart finetune pets --epochs 7 --layer-decay 0.5 --unfreeze-epochs 2.0 "
+        f"--workspace {workspace} --submit --retry"
+    )
     retried = submit_finetune(a_request(workspace), retry=True)
     assert (retried.attempt, retried.state) == (2, "Scheduled")
     assert [run.attempt for run in find_runs(server, str(workspace), job.id)] == [2, 1]

@@ -150,8 +150,10 @@ def test_a_strategy_can_be_chosen_within_the_case():
     assert plan.changes == (Change("strategy", "head-on-top", "head-on-evidence", "ada"),)
 
 
-def test_a_wish_that_the_rule_grants_anyway_is_kept_for_a_strategy_alone():
-    assert a_plan("similar", "small", wishes=Wishes(case=1, by="ada")) == a_plan("similar", "small")
+def test_a_wish_that_the_rule_grants_anyway_is_kept():
+    plan = a_plan("similar", "small", wishes=Wishes(case=1, by="ada"))
+    assert (plan.case, plan.taps) == (1, ("top",))
+    assert "ada chose case 1, as the rule does." in plan.reasons
     plan = a_plan("similar", "small", wishes=Wishes(strategy="head-on-top", by="ada"))
     assert plan.taps == ("top",)  # no other one is even looked at
     assert "ada chose strategy head-on-top, as the rule does." in plan.reasons

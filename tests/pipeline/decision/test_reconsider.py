@@ -12,10 +12,10 @@ TAPS = (Tap("stage5_grid", "block5", "grid", 1008, 0), Tap("top", "top_activatio
 DISTANCES = {"similar": 0.029, "different": 0.286}
 
 
-def a_plan(similarity="similar", size="small", num_train=None, smallest=100, **wishes):
+def a_plan(similarity="similar", size="small", num_train=None, smallest=100, exclusive=True, **wishes):
     measured = Similarity(DISTANCES[similarity], 0.01, 0.02, 0.03, 160, similarity)
     num_train = num_train or (6_000 if size == "large" else 1_000)
-    return plan_case(measured, Size(num_train, 10, smallest, size), "a_backbone", TAPS, Wishes(**wishes))
+    return plan_case(measured, Size(num_train, 10, smallest, size), "a_backbone", TAPS, Wishes(**wishes), exclusive)
 
 
 def a_head(*names, loo_error=0.05):
@@ -56,9 +56,32 @@ def test_a_wish_is_not_overruled_by_evidence(wish):
     assert (after.strategy, after.changes) == (plan.strategy, plan.changes)
 
 
-def test_a_chosen_case_is_refined_by_evidence_like_any_other():
-    plan = reconsider(a_plan("similar", "small", case=3, by="ada"), a_head("top", loo_error=0.001))
-    assert [(change.what, change.by) for change in plan.changes] == [("case", "ada"), ("strategy", "evidence")]
+@pytest.mark.parametrize(
+    ("rule", "case", "names", "loo_error", "strategy"),
+    [
+        (("similar", "small"), 3, ("top",), 0.001, "fine-tune"),  # the head leaves nothing to gain
+        (("different", "small"), 4, ("top",), 0.001, "fine-tune-or-scratch"),
+        (("similar", "large"), 2, ("stage5_grid", "top"), 0.5, "head-on-evidence"),  # it leaves much to gain
+        (("similar", "large"), 1, ("stage5_grid", "top"), 0.5, "head-on-top"),
+        (("similar", "small"), 1, ("stage5_grid", "top"), 0.05, "head-on-top"),  # the rule says the same
+    ],
+)
+def test_a_case_that_a_person_chose_stays_whatever_the_head_shows(rule, case, names, loo_error, strategy):
+    plan = reconsider(a_plan(*rule, case=case, by="ada"), a_head(*names, loo_error=loo_error))
+    assert (plan.case, plan.strategy) == (case, strategy)
+    (change,) = plan.changes
+    assert (change.what, change.value, change.by) == ("case", str(case), "ada")
+    assert any(reason.startswith(f"ada chose case {case}") for reason in plan.reasons)
+
+
+def test_who_asks_for_the_case_of_a_head_on_top_gets_only_the_last_layer():
+    assert a_plan("different", "large", case=1, by="ada").taps == ("top",)
+
+
+def test_a_case_that_is_not_offered_for_these_labels_leaves_the_choice_of_layers_to_evidence():
+    plan = a_plan("similar", exclusive=False, case=3, by="ada")
+    head = replace(a_head("stage5_grid", "top"), activation="sigmoid", thresholds=(0.5, 0.5))
+    assert (len(plan.taps), reconsider(plan, head).strategy) == (len(TAPS), "head-on-evidence")
 
 
 @pytest.mark.parametrize("similarity", DISTANCES)
