@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pipeline.errors import DamagedError, NotFoundError
 from storage.disk.documents import read_value, write_json
 from storage.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 Kind = Literal["similarity", "backbones", "tuning", "audits", "rankings", "rates"]
 
@@ -23,14 +19,8 @@ def write_measurement(workspace: Workspace, kind: Kind, key: str, value: Mapping
 
 
 def find_measurement(workspace: Workspace, kind: Kind, key: str) -> dict[str, Any] | None:
-    """Return what was written under a key; a damaged measurement goes to quarantine, and there is none."""
-    try:
-        return read_measurement(workspace, kind, key)
-    except NotFoundError:
-        return None
-    except DamagedError as error:
-        log.warning("%s It moved to %s.", error, workspace.set_aside(workspace.measurement(kind, key)))
-        return None
+    """Return what was written under a key; None if there is nothing, or it was damaged and went to quarantine."""
+    return workspace.find_intact(workspace.measurement(kind, key), lambda _: read_measurement(workspace, kind, key))
 
 
 def read_measurement(workspace: Workspace, kind: Kind, key: str) -> dict[str, Any]:

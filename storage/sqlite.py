@@ -11,7 +11,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from pipeline.errors import ConflictError, DamagedError
@@ -30,7 +30,7 @@ class Database:
 
     def __init__(self, workspace: Workspace, path: Path, version: int, schema: tuple[str, ...]) -> None:
         self._workspace = workspace
-        self._path = path
+        self.path = path
         self._version = version
         self._schema = schema
 
@@ -43,8 +43,8 @@ class Database:
             The file is of a newer version, or cannot be read or written.
         """
         if not self._is_sound():
-            self.set_aside(self._is_sound)
-        if self._path.exists():
+            self._set_aside(self._is_sound)
+        if self.path.exists():
             with self.read() as connection:
                 if self._found_version(connection) == self._version:
                     return
@@ -58,10 +58,10 @@ class Database:
         """Raise DamagedError unless every page is sound and the tables are those of this version."""
         with self.read() as connection:
             if fault := self._find_fault(connection, "integrity_check"):
-                raise DamagedError(f"{self._path} is damaged: {fault}.")
+                raise DamagedError(f"{self.path} is damaged: {fault}.")
             version = self._version_of(connection)
             if version != self._version and self._tables(connection) == set(self._schema):
-                raise DamagedError(f"{self._path} is damaged: its version became {version}.")
+                raise DamagedError(f"{self.path} is damaged: its version became {version}.")
             self._found_version(connection)
 
     def _find_fault(self, connection: sqlite3.Connection, pages: str) -> str | None:
@@ -91,10 +91,8 @@ class Database:
             connection.execute(f"PRAGMA user_version = {self._version}")
             connection.execute("ROLLBACK")
 
-    @contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
-        with self._connect("rw") as connection:
-            yield connection
+    def read(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._connect("rw")
 
     @contextmanager
     def write(self, create: bool = False) -> Iterator[sqlite3.Connection]:
@@ -112,7 +110,7 @@ class Database:
         try:
             with closing(
                 sqlite3.connect(
-                    f"{self._path.as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
+                    f"{self.path.as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None
                 )
             ) as connection:
                 yield connection
@@ -122,24 +120,24 @@ class Database:
     def _explain(self, error: Exception) -> ConflictError:
         # without a code: Python could not make text of what is there; SQLITE_ERROR: a table or column is not there
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        may_write = os.access(self._path, os.W_OK) and os.access(self._path.parent, os.W_OK)
+        may_write = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
         if code == sqlite3.SQLITE_READONLY and may_write:  # a flipped bit in the file's header
-            return DamagedError(f"{self._path} is damaged: it forbids writing. Run `headstart verify`.")
+            return DamagedError(f"{self.path} is damaged: it forbids writing. Run `headstart verify`.")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR):
-            return DamagedError(f"{self._path} is damaged ({error}). Run `headstart verify`: it is rebuilt then.")
-        return ConflictError(f"Cannot use {self._path}: {error}. Check its permissions and the free space.")
+            return DamagedError(f"{self.path} is damaged ({error}). Run `headstart verify`: it is rebuilt then.")
+        return ConflictError(f"Cannot use {self.path}: {error}. Check its permissions and the free space.")
 
     def _found_version(self, connection: sqlite3.Connection) -> int:
         version = self._version_of(connection)
         if version > self._version:
             raise ConflictError(
-                f"{self._path} has version {version}; this headstart knows version {self._version}. "
+                f"{self.path} has version {version}; this headstart knows version {self._version}. "
                 "Use the headstart that wrote it, or another workspace."
             )
         return version
 
     def _is_sound(self) -> bool:
-        if not self._path.exists():
+        if not self.path.exists():
             return True
         try:
             with self.read() as connection:
@@ -147,7 +145,12 @@ class Database:
         except DamagedError:
             return False
 
-    def set_aside(self, is_sound: Callable[[], bool]) -> None:
+    def replace(self, is_sound: Callable[[], bool]) -> None:
+        """Make an empty file in the place of a damaged one."""
+        self._set_aside(is_sound)
+        self.prepare()
+
+    def _set_aside(self, is_sound: Callable[[], bool]) -> None:
         """Move the file to quarantine, unless another process did so just now and it is sound again."""
         quarantine = self._workspace.quarantine
         with explained(quarantine):
@@ -155,15 +158,15 @@ class Database:
         with exclusive(quarantine):
             if is_sound():  # another process was faster; what lies there now is its new one
                 return
-            journal = self._path.with_name(f"{self._path.name}-journal")
-            for path in (journal, self._path):  # a journal left behind would be played into the new file
+            journal = self.path.with_name(f"{self.path.name}-journal")
+            for path in (journal, self.path):  # a journal left behind would be played into the new file
                 if path.exists():
                     self._workspace.set_aside(path)
-            log.warning("%s was damaged: moved to %s and rebuilt", self._path, quarantine)
+            log.warning("%s was damaged: moved to %s and rebuilt", self.path, quarantine)
 
 
 def checksum(*columns: object) -> int:
-    """CRC-32 of a row's values and types, for rows that nothing else can vouch for."""
+    """CRC-32 of a row's values and types, for rows that no file on disk can confirm."""
     return zlib.crc32(repr(columns).encode("utf-8", "backslashreplace"))
 
 

@@ -1,28 +1,55 @@
-"""The one folder everything is written to, and the names inside it. Nobody else joins these paths."""
+"""The one folder everything is written to, and the names in it; no other module joins these paths."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
-from pipeline.errors import NotFoundError
+from pipeline.errors import DamagedError, NotFoundError
 from storage.disk.atomic import REAL, Fs, Staging, explained, make_folder, write_once, write_whole
 from storage.disk.documents import read_json, to_json
 
 FORMAT = "headstart.workspace"
 VERSION = 1
 
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
 _SHARD_NAME = re.compile(r"([0-9a-f]{64})\.h5")
+
+
+class _Place:
+    """An attribute that is a path in the workspace."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, workspace: Workspace, owner: type[Workspace]) -> Path:
+        return workspace.root / self._name
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
     root: Path  # absolute
     staging: Staging
+
+    format_file = _Place("FORMAT.json")
+    quarantine = _Place("quarantine")
+    catalog = _Place("catalog.db")
+    digests = _Place("digests.db")
+    spaces = _Place("spaces")
+    datasets = _Place("datasets")
+    models = _Place("models")
+    engines = _Place("engines")
+    jobs = _Place("jobs")
+    predictions = _Place("predictions")
 
     @classmethod
     def open(cls, root: Path | str, *, create: bool = True, fs: Fs = REAL) -> Workspace:
@@ -59,26 +86,6 @@ class Workspace:
         os.close(self.staging.fs.open_exclusive(probe, 0o600))
         self.staging.fs.unlink(probe)
 
-    @property
-    def format_file(self) -> Path:
-        return self.root / "FORMAT.json"
-
-    @property
-    def quarantine(self) -> Path:
-        return self.root / "quarantine"
-
-    @property
-    def catalog(self) -> Path:
-        return self.root / "catalog.db"
-
-    @property
-    def digests(self) -> Path:
-        return self.root / "digests.db"
-
-    @property
-    def spaces(self) -> Path:
-        return self.root / "spaces"
-
     def space(self, space_id: str) -> Path:
         return self.spaces / space_id
 
@@ -101,10 +108,6 @@ class Workspace:
     def claims(self, space_id: str) -> Path:
         return self.root / "claims" / space_id
 
-    @property
-    def datasets(self) -> Path:
-        return self.root / "datasets"
-
     def current(self, dataset: str) -> Path:
         return self.datasets / dataset / "current.json"
 
@@ -120,39 +123,23 @@ class Workspace:
     def measurement(self, kind: str, key: str) -> Path:
         return self.measurements(kind) / f"{key}.json"
 
-    @property
-    def models(self) -> Path:
-        return self.root / "models"
-
     def model(self, name: str, version: int) -> Path:
         return self.models / name / str(version)
 
     def serving(self, name: str) -> Path:
         return self.models / name / "serving.json"
 
-    @property
-    def engines(self) -> Path:
-        return self.root / "engines"
-
     def engine(self, engine_id: str) -> Path:
         return self.engines / engine_id
 
-    @property
-    def jobs(self) -> Path:
-        return self.root / "jobs"
-
     def job(self, job_id: str) -> Path:
         return self.jobs / job_id
-
-    @property
-    def predictions(self) -> Path:
-        return self.root / "predictions"
 
     def ledger(self, ledger_id: str) -> Path:
         return self.predictions / ledger_id
 
     def job_leftovers(self, job_id: str) -> list[Path]:
-        """What only served to go on with a job."""
+        """What only serves to continue a job."""
         return [path for name in ("checkpoints", "pixels") if (path := self.job(job_id) / name).is_dir()]
 
     def set_aside(self, path: Path) -> Path:
@@ -163,6 +150,16 @@ class Workspace:
             self.staging.fs.rename(path, kept)
             self.staging.fs.fsync_path(self.quarantine)
         return kept
+
+    def find_intact(self, path: Path, read: Callable[[Path], Value]) -> Value | None:
+        """Read a file that need not be there; a damaged one moves to quarantine."""
+        try:
+            return read(path)
+        except NotFoundError:
+            return None
+        except DamagedError as error:
+            log.warning("%s It moved to %s.", error, self.set_aside(path))
+            return None
 
     def keep_copy(self, path: Path, data: bytes) -> Path:
         """Keep a copy of something damaged in quarantine, where what is intact of it takes its place."""

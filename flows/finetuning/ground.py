@@ -117,7 +117,9 @@ def run_job(plan: JobPlan[Result], work: Callable[[Job], Result]) -> Result:
     if plan.outcome is not None:
         return plan.outcome
     with stopwatch.timed(), run_exclusively(plan.workspace, plan.id, to_json(plan.asked)) as job:
-        if (outcome := job.find_outcome()) is not None:  # another process has ended it in the meantime
+        if (
+            outcome := find_outcome(plan.workspace, plan.id)
+        ) is not None:  # another process has ended it in the meantime
             return from_json(plan.result, outcome)
         ended = work(job)
         job.write_outcome(to_document(ended))

@@ -8,7 +8,7 @@ time, so one that was young when it was read is read again (git calls this "raci
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from pipeline.errors import DamagedError
@@ -33,13 +33,12 @@ TICK_NS = 2_000_000_000  # FAT, the coarsest file system in use, keeps times to 
 
 class DigestMemory:
     def __init__(self, workspace: Workspace) -> None:
-        self.path = workspace.digests
-        self._file = Database(workspace, workspace.digests, VERSION, SCHEMA)
+        self.database = Database(workspace, workspace.digests, VERSION, SCHEMA)
 
     @cached_property
-    def _database(self) -> Database:
-        self._file.prepare()
-        return self._file
+    def _prepared(self) -> Database:
+        self.database.prepare()
+        return self.database
 
     def recall(self, root: str, entries: Iterable[FileEntry], rehash: bool = False) -> dict[str, Digest | str]:
         """Return path -> digest, or the reason why it is no picture, for files that need not be read.
@@ -49,7 +48,7 @@ class DigestMemory:
         if rehash:
             return {}
         prefix = _prefix(root)
-        with self._database.read() as connection:
+        with self._prepared.read() as connection:
             rows = connection.execute(
                 "SELECT * FROM files WHERE path >= ? AND path < ?",
                 (prefix, prefix[:-1] + b"0"),  # "0" follows "/"
@@ -79,24 +78,19 @@ class DigestMemory:
             (prefix + os.fsencode(path), entry.size_bytes, entry.mtime_ns, seen_ns, *_columns(found))
             for path, (entry, found) in learned.items()
         ]
-        with self._database.write() as connection:
+        with self._prepared.write() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, checksum(*row)) for row in rows]
             )
 
     def check(self) -> None:
         """Raise DamagedError unless everything is as it was written."""
-        self._file.check_writable()
-        self._file.check()
-        with self._file.read() as connection:
+        self.database.check_writable()
+        self.database.check()
+        with self.database.read() as connection:
             num_wrong = sum(checksum(*rest) != sum_ for *rest, sum_ in connection.execute("SELECT * FROM files"))
         if num_wrong:
-            raise DamagedError(f"{self.path} is damaged: {num_wrong} rows fail their checksum.")
-
-    def set_aside(self, is_sound: Callable[[], bool]) -> None:
-        """Make an empty file, unless another process has just done so."""
-        self._file.set_aside(is_sound)
-        self._file.prepare()
+            raise DamagedError(f"{self.database.path} is damaged: {num_wrong} rows fail their checksum.")
 
 
 def _prefix(root: str) -> bytes:

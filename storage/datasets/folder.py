@@ -67,7 +67,7 @@ class _Node(NamedTuple):
 
 
 def list_dataset(root: Path | str) -> Listing:
-    """List the files of a dataset folder by class and, where the folder has them, by split.
+    """List the files of a dataset folder by class and, if it has them, by split.
 
     Raises
     ------
@@ -149,7 +149,8 @@ class _Walk:
         while unvisited:
             for node in self.nodes(unvisited.pop()):
                 if stat.S_ISREG(node.status.st_mode):
-                    self._files.append(self._entry(split, folder.name, node))
+                    path, status = node.path[self._prefix_length :], node.status
+                    self._files.append(FileEntry(path, status.st_size, status.st_mtime_ns, split, (folder.name,)))
                 elif not node.is_folder:
                     self._reject(node.path, f"not a file but {kind_of(node.status)}")
                 elif node.identity in seen:
@@ -157,15 +158,6 @@ class _Walk:
                 else:
                     seen.add(node.identity)
                     unvisited.append(node.path)
-
-    def _entry(self, split: Split | None, label: str, node: _Node) -> FileEntry:
-        return FileEntry(
-            path=node.path[self._prefix_length :],
-            size_bytes=node.status.st_size,
-            mtime_ns=node.status.st_mtime_ns,
-            split=split,
-            labels=(label,),
-        )
 
     def _reject(self, path: str, reason: str) -> None:
         self._rejected.append(Rejected(path[self._prefix_length :], reason))
@@ -190,7 +182,7 @@ class _Walk:
         return Listing(
             files=sorted(self._files, key=lambda entry: entry.path),
             rejected=sorted(self._rejected, key=lambda rejected: rejected.path),
-            notes=[*self._notes()],
+            notes=list(self._notes()),
         )
 
     def _notes(self) -> Iterator[str]:
@@ -220,7 +212,7 @@ def kind_of(status: os.stat_result) -> str:
 
 
 def alike_notes(labels: Iterable[str]) -> Iterator[str]:
-    """Name the classes that somebody may have meant to be one."""
+    """Name the classes that may have been meant to be one."""
     alike = defaultdict(set)
     for label in labels:
         alike[unicodedata.normalize("NFC", label).casefold()].add(label)

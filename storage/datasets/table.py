@@ -12,6 +12,7 @@ a file that is not there, or cannot be read, costs its own row.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ def is_table(path: str) -> bool:
 
 
 def list_table(table: Path | str) -> Listing:
-    """List the files that a table names, with their labels and, where it has them, their splits.
+    """List the files that a table names, with their labels and, if it has them, their splits.
 
     Raises
     ------
@@ -44,15 +45,16 @@ def list_table(table: Path | str) -> Listing:
     """
     reading = _Table(os.path.abspath(table), os.path.dirname(os.path.abspath(table)))
     try:
-        # an orphaned byte-order mark would be part of the first column's name
-        with open(reading.table, encoding="utf-8-sig", newline="") as file:
-            reading.read(_numbered(reading.table, csv.reader(file, strict=True)))
+        # a byte-order mark would be part of the first column's name
+        text = Path(reading.table).read_bytes().decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"There is no table {table}.") from error
     except OSError as error:
         raise DataError(f"{table} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{table}, line {_bad_line(reading.table)}: not UTF-8. Save the table as UTF-8.") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{table}, line {line}: not UTF-8. Save the table as UTF-8.") from error
+    reading.read(_numbered(reading.table, csv.reader(io.StringIO(text, newline=""), strict=True)))
     return reading.listing()
 
 
@@ -79,7 +81,6 @@ class _Table:
         self.table = table
         self._word = word  # for a row, in messages
         self._root = root
-        self._roots = (self._root, os.path.realpath(self._root))  # an absolute path may be spelt by either
         self._files: list[FileEntry] = []
         self._rejected: list[Rejected] = []
         self._lines: dict[str, int] = {}  # path -> line that names it
@@ -144,10 +145,10 @@ class _Table:
         """Return the path relative to the table's folder, by its name alone; links are followed, as in folders."""
         if not text.strip() or "\0" in text:
             raise self._wrong("no path")
-        inside = [path for root in self._roots if (path := _below(root, text))]
-        if not inside:
+        # an absolute path may be spelt with the root's name or with what that links to
+        path = _find_below(self._root, text) or _find_below(os.path.realpath(self._root), text)
+        if path is None:
             raise self._wrong(f"{text} is outside {self._root}; move the table, or the picture, or link to it")
-        path = inside[0]
         if path in self._lines:
             raise self._wrong(f"{text} was named in {self._word} {self._lines[path]} already; one row a picture")
         self._lines[path] = self._line
@@ -197,18 +198,7 @@ def _numbered(table: str, rows: Iterator[list[str]]) -> Iterator[tuple[int, list
         end = int(rows.line_num)  # type: ignore[attr-defined]  # of csv.reader, which has no public type
 
 
-def _below(root: str, text: str) -> str | None:
+def _find_below(root: str, text: str) -> str | None:
     """Return a path relative to the root; None if it leads out of it."""
     path = os.path.relpath(os.path.join(root, text), root)
     return None if path == os.pardir or path.startswith(os.path.join(os.pardir, "")) else path
-
-
-def _bad_line(table: str) -> int:
-    """Find the first line that is not UTF-8; decoding in blocks does not tell."""
-    with open(table, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return 1

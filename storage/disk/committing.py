@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Self
 
 from pipeline.errors import ConflictError
@@ -22,9 +21,7 @@ class CommittedAtEnd(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self.commit()
         except ConflictError:

@@ -14,14 +14,17 @@ import h5py
 import numpy as np
 
 from pipeline.errors import DamagedError
+from storage.disk.documents import check_format
 
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
 
 
-def create_file(image: Any, groups: Iterable[str]) -> h5py.File:
+def create_file(image: Any, groups: Iterable[str], format: str, version: int) -> h5py.File:
     """Create a file with some groups in a file object; nothing in it notes the time: equal rows, equal bytes.
 
-    h5py's own functions cannot switch these times off.
+    h5py's own functions cannot switch these times off. Attributes are strings of fixed length (np.bytes_), which lie in
+    the checksummed header; those of variable length lie in a heap without a checksum, where HDF5 loops forever on a
+    flipped bit.
     """
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, image)
@@ -34,11 +37,18 @@ def create_file(image: Any, groups: Iterable[str]) -> h5py.File:
     group_creation.set_obj_track_times(False)
     for group in groups:
         h5py.h5g.create(file.id, group.encode(), gcpl=group_creation)
+    file.attrs["format"] = np.bytes_(format)
+    file.attrs["version"] = version
     return file
 
 
+def check_header(file: h5py.File, format: str, version: int, path: Path) -> None:
+    """Refuse what another program, or another version of this one, has written; raises as `check_format` does."""
+    check_format({"format": text_of(file, "format"), "version": int(file.attrs["version"])}, format, version, path)
+
+
 def reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """Create a dataset whose bytes somebody else writes, and return where they belong; it must not be empty."""
+    """Create a dataset whose bytes the caller writes, and return where they belong; it must not be empty."""
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_layout(h5py.h5d.CONTIGUOUS)
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

@@ -30,16 +30,13 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def is_locked(file: Path | int) -> bool:
-    """Tell whether a process has locked a file, given by path or descriptor, for itself alone."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC) if isinstance(file, Path) else file
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        if isinstance(file, Path):
-            os.close(descriptor)
+def is_locked(path: Path) -> bool:
+    """Tell whether a process has locked a file for itself alone."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
 
 

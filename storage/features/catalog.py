@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.fingerprint import DIGEST_BYTES
@@ -18,6 +18,9 @@ from storage.disk.atomic import explained
 from storage.disk.staging import sweep
 from storage.sqlite import Database, checksum, plain
 from storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from storage.features.shards import Shard
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,10 @@ class ShardRow(NamedTuple):
     num_bytes: int
     keys: bytes
 
+    @classmethod
+    def of(cls, path: Path, shard: Shard) -> ShardRow:
+        return cls(path.stem, shard.num_rows, shard.num_bytes, shard.keys.tobytes())
+
     def find_fault(self) -> str | None:
         """Say why no catalog can have written this row, if so; SQLite puts any type into any column."""
         types = tuple(type(value) for value in self)
@@ -67,18 +74,14 @@ class State(NamedTuple):
 class Catalog:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._database = Database(workspace, workspace.catalog, VERSION, SCHEMA)
-
-    @property
-    def path(self) -> Path:
-        return self._workspace.catalog
+        self.database = Database(workspace, workspace.catalog, VERSION, SCHEMA)
 
     def recover(self, space: Space) -> None:
         """Make catalog, disk and staging agree; takes milliseconds if they do.
 
         A damaged catalog moves to quarantine; a new one adopts all shards of the space.
         """
-        self._database.prepare()
+        self.database.prepare()
         try:
             self._agree(space)
         except DamagedError as error:
@@ -87,7 +90,7 @@ class Catalog:
     def rebuild(self, space: Space, error: DamagedError) -> None:
         """Make a new catalog, unless another process has replaced the damaged one meanwhile."""
         log.warning("%s", error)
-        self.set_aside(self._is_sound)
+        self.database.replace(self._is_sound)
         self._agree(space)
 
     def _is_sound(self) -> bool:
@@ -99,7 +102,7 @@ class Catalog:
 
     def _agree(self, space: Space) -> None:
         sweep(self._workspace.staging)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             rows = connection.execute("SELECT name FROM shards WHERE space = ?", (space.id,))
             known = {name for (name,) in rows}
         # listed after the catalog was read: a shard that another process registers meanwhile is no loss
@@ -131,7 +134,7 @@ class Catalog:
         except ConflictError as error:
             log.warning("not used: %s", error)
             return None
-        return ShardRow(path.stem, shard.num_rows, shard.num_bytes, shard.keys.tobytes())
+        return ShardRow.of(path, shard)
 
     def add(
         self,
@@ -141,7 +144,7 @@ class Catalog:
         rejects: Iterable[tuple[Digest, str]] = (),
     ) -> None:
         """Register shards and rejects in one commit; what is already there stays as it is."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO shards (space, name, num_rows, num_bytes, keys) VALUES (?, ?, ?, ?, ?)",
                 [(space.id, *shard) for shard in shards],
@@ -151,17 +154,8 @@ class Catalog:
                 [(*row, checksum(*row)) for row in ((recipe, digest, plain(reason)) for digest, reason in rejects)],
             )
 
-    def replace(self, space: Space, name: str, shard: ShardRow) -> None:
-        """Let one shard take the place of another, in one commit."""
-        with self._database.write() as connection:
-            connection.execute("DELETE FROM shards WHERE space = ? AND name = ?", (space.id, name))
-            connection.execute(
-                "INSERT OR IGNORE INTO shards (space, name, num_rows, num_bytes, keys) VALUES (?, ?, ?, ?, ?)",
-                (space.id, *shard),
-            )
-
     def remove(self, space: Space, names: Iterable[str]) -> None:
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             connection.executemany(
                 "DELETE FROM shards WHERE space = ? AND name = ?", [(space.id, name) for name in names]
             )
@@ -174,27 +168,20 @@ class Catalog:
         DamagedError
             Something is not as it was written.
         """
-        self._database.check_writable()
-        self.check_pages()
-        with self._database.read() as connection:
+        self.database.check_writable()
+        self.database.check()
+        with self.database.read() as connection:
             for space, *row in connection.execute("SELECT space, name, num_rows, num_bytes, keys FROM shards"):
                 if fault := find_fault(space, ShardRow(*row)):
-                    raise DamagedError(f"{self.path} is damaged: its shard {row[0]!r} {fault}.")
+                    raise DamagedError(f"{self.database.path} is damaged: its shard {row[0]!r} {fault}.")
             for *columns, sum_ in connection.execute("SELECT recipe, digest, reason, checksum FROM rejects"):
                 if checksum(*columns) != sum_:
-                    raise DamagedError(f"{self.path} is damaged: a picture that was rejected fails its checksum.")
-
-    def check_pages(self) -> None:
-        """Raise DamagedError unless SQLite finds every page sound; changes nothing on disk."""
-        self._database.check()
-
-    def set_aside(self, is_sound: Callable[[], bool]) -> None:
-        """Make an empty catalog, unless another process has just done so; `recover` fills it."""
-        self._database.set_aside(is_sound)
-        self._database.prepare()
+                    raise DamagedError(
+                        f"{self.database.path} is damaged: a picture that was rejected fails its checksum."
+                    )
 
     def state(self, space: Space) -> State:
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             query = "SELECT ifnull(max(sequence), 0), count(*) FROM shards WHERE space = ?"
             return State(*connection.execute(query, (space.id,)).fetchone())
 
@@ -206,7 +193,7 @@ class Catalog:
         DamagedError
             There is a row that no catalog can have written.
         """
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             # "+": walk the table, of which each row is read once, not the index of names, after which they are sorted
             rows = connection.execute(
                 "SELECT name, num_rows, num_bytes, keys FROM shards "
@@ -215,16 +202,16 @@ class Catalog:
             )
             for row in map(ShardRow._make, rows):
                 if fault := row.find_fault():
-                    raise DamagedError(f"{self.path} is damaged: its shard {row.name!r} {fault}.")
+                    raise DamagedError(f"{self.database.path} is damaged: its shard {row.name!r} {fault}.")
                 yield row
 
     def num_bytes(self, space: Space) -> int:
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             query = "SELECT ifnull(sum(num_bytes), 0) FROM shards WHERE space = ?"
             return int(connection.execute(query, (space.id,)).fetchone()[0])
 
     def rejects(self, recipe: str, digests: Sequence[Digest]) -> dict[Digest, str]:
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             rows = connection.execute("SELECT digest, reason, checksum FROM rejects WHERE recipe = ?", (recipe,))
             known: dict[Digest, str] = {row[0]: row[1] for row in rows if checksum(recipe, *row[:2]) == row[2]}
         return {digest: known[digest] for digest in digests if digest in known}

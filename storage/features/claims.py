@@ -12,7 +12,6 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 from uuid import uuid4
 
@@ -25,7 +24,7 @@ from storage.workspace import Workspace
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 60.0
-STALE_SECONDS = 600.0  # a live process that showed nothing for so long is stopped or stuck: do not wait for it
+STALE_SECONDS = 600.0  # a live process that showed nothing for this long is stopped or stuck: do not wait for it
 
 
 class _Claim(NamedTuple):
@@ -44,7 +43,7 @@ class Claims:
         self._refreshed = time.monotonic()
 
     def take(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Claim pictures; returns those that nobody else is computing, in order."""
+        """Claim pictures; returns those that no other run is computing, in order."""
         if not digests:
             return []
         try:
@@ -67,7 +66,7 @@ class Claims:
             self._give_back(claim)
 
     def refresh(self) -> None:
-        """Show the others that the work goes on; cheap enough to be called after every batch."""
+        """Show the others that the work continues; cheap enough to be called after every batch."""
         if time.monotonic() - self._refreshed < REFRESH_SECONDS:
             return
         self._refreshed = time.monotonic()
@@ -83,9 +82,7 @@ class Claims:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.keep(())
 
     def _taken_by_others(self) -> set[Digest]:
@@ -94,11 +91,11 @@ class Claims:
         for path in sorted(self._folder.glob("*.claim")):
             if path in own:
                 continue
-            with suppress(FileNotFoundError), open(path, "rb") as file:  # its owner may give it back just now
-                if not is_locked(file.fileno()):  # its owner has ended
+            with suppress(FileNotFoundError):  # its owner may give it back just now
+                if not is_locked(path):  # its owner has ended
                     self._fs.unlink(path)
-                elif time.time() - os.fstat(file.fileno()).st_mtime < STALE_SECONDS:
-                    keys = file.read()
+                elif time.time() - path.stat().st_mtime < STALE_SECONDS:
+                    keys = path.read_bytes()
                     taken.update(keys[at : at + DIGEST_BYTES] for at in range(0, len(keys), DIGEST_BYTES))
         return taken
 

@@ -32,8 +32,7 @@ from pipeline.errors import ConflictError, DamagedError, DataError, UnknownNameE
 from pipeline.fingerprint import DIGEST_BYTES, canonical_json
 from pipeline.types import Digest, Image, Space
 from storage.disk.atomic import write_stream
-from storage.disk.documents import check_format
-from storage.disk.hdf5 import UNREADABLE, create_file, is_hard_link, offset_of, reserve, text_of
+from storage.disk.hdf5 import UNREADABLE, check_header, create_file, is_hard_link, offset_of, reserve, text_of
 from storage.features.shards import Keys, Rows, stored_dtype
 from storage.features.store import FeatureStore
 
@@ -143,9 +142,7 @@ def _stream(space: Space, columns: Sequence[_Column]) -> Iterator[bytes]:
     """Yield the file piece by piece: HDF5's own bytes as it wrote them around blank datasets, and the datasets."""
     size = sum(int(np.prod(column.shape)) * column.dtype.itemsize for column in columns)
     blank = _Blank(-1, size + (1 << 20))  # a megabyte for what HDF5 adds; it takes 6 kB
-    with create_file(blank, ["features"]) as file:
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["version"] = VERSION
+    with create_file(blank, ["features"], FORMAT, VERSION) as file:
         file.attrs["space"] = np.bytes_(space.id)
         file.attrs["descriptor"] = np.bytes_(canonical_json(space.descriptor()))
         starts = [reserve(file, column.name, column.shape, column.dtype) for column in columns]
@@ -222,8 +219,7 @@ def open_pack(path: Path) -> Pack:
 def _parse(source: Any, num_bytes: int, mapped: mmap.mmap, path: Path) -> Pack:
     try:
         with h5py.File(source, "r") as file:
-            found = {"format": text_of(file, "format"), "version": int(file.attrs["version"])}
-            check_format(found, FORMAT, VERSION, path)
+            check_header(file, FORMAT, VERSION, path)
             names = {*_COLUMNS, "features", "classes", "sha256"}
             if set(file) != names or not all(is_hard_link(file, name) for name in names):
                 raise DamagedError(f"{path} is damaged: it holds other datasets than a pack.")

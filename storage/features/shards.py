@@ -13,7 +13,6 @@ rows and wrong keys alike.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import os
@@ -29,9 +28,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConflictError, DamagedError, NumericsError
 from pipeline.fingerprint import DIGEST_BYTES, canonical_json
-from pipeline.types import Array, Digest, FeatureBlock, Space
-from storage.disk.documents import check_format
-from storage.disk.hdf5 import UNREADABLE, create_file, is_hard_link, offset_of, text_of
+from pipeline.types import Digest, FeatureBlock, Space
+from storage.disk.hashes import hash_file
+from storage.disk.hdf5 import UNREADABLE, check_header, create_file, is_hard_link, offset_of, text_of
 from storage.features.index import Indices
 
 FORMAT = "headstart.shard"
@@ -76,11 +75,7 @@ def encode_shard(space: Space, digests: Sequence[Digest], taps: Mapping[str, Row
     """Return the bytes of a shard; equal rows give equal bytes."""
     keys = _as_keys(b"".join(digests))
     buffer = io.BytesIO()
-    with create_file(buffer, ("features", "checksums")) as file:
-        # np.bytes_: strings of fixed length lie in the checksummed header; those of variable length lie in a
-        # heap without checksum, where HDF5 loops forever on a flipped bit
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["version"] = VERSION
+    with create_file(buffer, ("features", "checksums"), FORMAT, VERSION) as file:
         file.attrs["space"] = np.bytes_(space.id)
         file.attrs["descriptor"] = np.bytes_(canonical_json(space.descriptor()))
         file["key"] = keys
@@ -164,28 +159,12 @@ def read_all(shard: Shard) -> FeatureBlock:
     rows = np.arange(shard.num_rows)
     return FeatureBlock(
         digests=tuple(key.tobytes() for key in shard.keys),
-        taps={tap: to_float32(shard.read_rows(tap, rows, shard.keys)) for tap in shard.places},
+        taps={tap: shard.read_rows(tap, rows, shard.keys).astype(np.float32) for tap in shard.places},
     )
 
 
-def to_float32(rows: Rows) -> Array:
-    """Widen stored rows, all of which are finite.
-
-    For float16 numpy goes value by value; shifting the bits into place and correcting the exponent by a
-    multiplication is exact, and six times faster (Giesen, half_to_float_fast).
-    """
-    if rows.dtype != np.float16:
-        return rows.astype(np.float32)
-    bits = rows.view(np.int16).astype(np.int32)  # extends the sign
-    bits <<= 13
-    bits &= np.int32(-0x70000001)  # but leaves one bit of it
-    widened: Array = bits.view(np.float32)
-    widened *= np.float32(2.0**112)  # from the exponent bias 127 to 15
-    return widened
-
-
 def read_descriptor(path: Path) -> Any:
-    """Return the descriptor of the space that a shard says it is of; DamagedError where there is none."""
+    """Return the descriptor of a shard's space; DamagedError if the file has none."""
     try:
         with open(path, "rb") as file, h5py.File(file, "r") as opened:
             return json.loads(text_of(opened, "descriptor"))
@@ -196,8 +175,7 @@ def read_descriptor(path: Path) -> Any:
 def is_named_after_content(path: Path) -> bool:
     """The deep check: read every byte, about 1 GB/s."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == path.stem
+        return hash_file(path) == path.stem
     except OSError as error:
         if error.errno in (errno.EIO, errno.ENOENT):
             return False
@@ -207,8 +185,7 @@ def is_named_after_content(path: Path) -> bool:
 def _parse(source: io.BufferedIOBase, num_bytes: int, space: Space, path: Path) -> Shard:
     try:
         with h5py.File(source, "r") as file:
-            found = {"format": text_of(file, "format"), "version": int(file.attrs["version"])}
-            check_format(found, FORMAT, VERSION, path)
+            check_header(file, FORMAT, VERSION, path)
             if text_of(file, "space") != space.id:
                 raise DamagedError(f"{path} is of space {text_of(file, 'space')}; wanted {space.id}.")
             return _parse_datasets(file, num_bytes, space, path)

@@ -26,7 +26,7 @@ def write_space(workspace: Workspace, space: Space) -> None:
 
 
 def check_space(workspace: Workspace, space: Space) -> None:
-    """Raise DamagedError where the folder of this space describes another one."""
+    """Raise DamagedError if the folder of this space describes another one."""
     path = workspace.space_file(space.id)
     if not path.exists():
         return
@@ -58,8 +58,6 @@ def read_space(workspace: Workspace, space_id: str) -> Space:
     """
     path = workspace.space_file(space_id)
     document = read_json(path, FORMAT, VERSION)
-    if document.get("id") != space_id:
-        raise DamagedError(f"{path} is damaged: it does not describe the space {space_id}.")
     return parse_space(document.get("descriptor"), space_id, path)
 
 

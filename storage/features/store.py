@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -43,11 +43,8 @@ def open_features(workspace: Workspace, space: Space) -> Iterator[FeatureStore]:
     DamagedError
         The folder of this space describes another one.
     """
-    store = FeatureStore(workspace, space)
-    try:
+    with closing(FeatureStore(workspace, space)) as store:
         yield store
-    finally:
-        store.close()
 
 
 class FeatureStore:
@@ -118,11 +115,10 @@ class FeatureStore:
             self._index = KeyIndex()
             self._read_shards(catalog, after=0, state=state)
         if len(self._index.shards) != state.num_shards:
-            raise DamagedError(f"{catalog.path} is damaged: it counts other shards than it holds.")
+            raise DamagedError(f"{catalog.database.path} is damaged: it counts other shards than it holds.")
         self._state = state
 
     def _read_shards(self, catalog: Catalog, after: int, state: State) -> None:
-        self._index.reserve(SHARD_ROWS * state.num_shards)
         for shard in catalog.shards(self.space, after, state.last_sequence):
             self._index.add(shard.name, shard.keys)
 
@@ -150,8 +146,6 @@ class FeatureStore:
             Some rows are not what was written. Their shards are now in quarantine and their images missing:
             extract them again.
         """
-        from storage.features.shards import to_float32
-
         dims = {tap.name: tap.dim for tap in self.space.taps}
         if tap not in dims:
             raise UnknownNameError("tap", tap, dims)
@@ -168,7 +162,7 @@ class FeatureStore:
         for number, places in _by_shard(shard_of, row_of):
             name = self._index.shards[number]
             try:
-                features[_slice(places)] = to_float32(self._open(name).read_rows(tap, row_of[places], keys[places]))
+                features[_slice(places)] = self._open(name).read_rows(tap, row_of[places], keys[places])
             except DamagedError as error:
                 log.warning("%s", error)
                 damaged.append(name)
@@ -222,12 +216,11 @@ class StoredTaps(Mapping[str, Array]):
     def __getitem__(self, tap: str) -> Array:
         if tap not in self._taps:
             raise KeyError(tap)
-        parts = [self._read(space, tap) for space in self._spaces]
+        parts = []
+        for space in self._spaces:
+            with open_features(self._workspace, space) as store:
+                parts.append(store.read(self._digests, tap))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _read(self, space: Space, tap: str) -> Array:
-        with open_features(self._workspace, space) as store:
-            return store.read(self._digests, tap)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._taps)

@@ -27,9 +27,8 @@ import numpy as np
 from pipeline.errors import ConflictError, DamagedError
 from pipeline.types import Checkpoint
 from storage.disk.atomic import write_stream
-from storage.disk.documents import check_format
 from storage.disk.hashes import hash_file
-from storage.disk.hdf5 import UNREADABLE, create_file, text_of
+from storage.disk.hdf5 import UNREADABLE, check_header, create_file
 from storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -77,14 +76,12 @@ class Checkpoints:
                 return read_checkpoint(path)
             except DamagedError as error:
                 kept = self._workspace.set_aside(path)
-                log.warning("%s It moved to %s; going on from the one before.", error, kept)
+                log.warning("%s It moved to %s; The training continues from the one before.", error, kept)
         return None
 
     def paths(self) -> list[Path]:
         """The files, oldest first."""
-        if not self._folder.is_dir():
-            return []
-        return sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+        return sorted(path for path in self._folder.glob("*.h5") if _NAME.fullmatch(path.name))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -101,8 +98,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         # our own descriptor: HDF5 would lock the file, which not every file system can
         with open(path, "rb") as source, h5py.File(source, "r") as file:
-            found = {"format": text_of(file, "format"), "version": int(file.attrs["version"])}
-            check_format(found, FORMAT, VERSION, path)
+            check_header(file, FORMAT, VERSION, path)
             names = json.loads(bytes(file["names"][()]))
             arrays = {name: file["arrays"][str(place)][()] for place, name in enumerate(names)}
             return Checkpoint(int(file.attrs["step"]), arrays, json.loads(bytes(file["state"][()])))
@@ -126,9 +122,7 @@ def _check_content(path: Path) -> None:
 
 def _to_bytes(checkpoint: Checkpoint) -> memoryview:
     image = io.BytesIO()
-    with create_file(image, ["arrays"]) as file:
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["version"] = VERSION
+    with create_file(image, ["arrays"], FORMAT, VERSION) as file:
         file.attrs["step"] = checkpoint.step
         file["names"] = _text(list(checkpoint.arrays))
         file["state"] = _text(dict(checkpoint.state))

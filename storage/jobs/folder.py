@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConflictError, DamagedError, NotFoundError
+from pipeline.errors import ConflictError, NotFoundError
 from storage.disk.atomic import Fs, explained, make_folder, write_whole
 from storage.disk.documents import read_value, write_json
 from storage.disk.locks import is_locked, is_still, try_lock
@@ -64,11 +64,8 @@ class Job:
     def write_status(self, status: Mapping[str, Any]) -> None:
         _write(self._workspace, self.id, "status", status)
 
-    def find_outcome(self) -> dict[str, Any] | None:
-        return find_outcome(self._workspace, self.id)
-
     def write_outcome(self, outcome: Mapping[str, Any]) -> None:
-        """Say how the job ended; what only served to go on with it is removed."""
+        """Say how the job ended; what only served to continue it is removed."""
         _write(self._workspace, self.id, "outcome", outcome)
         for folder in self._workspace.job_leftovers(self.id):
             with suppress(OSError):  # what stays is found by `gc`
@@ -86,7 +83,7 @@ class Job:
 
 @contextmanager
 def _locked(workspace: Workspace, job_id: str, patience_seconds: float = 0.0) -> Iterator[bool]:
-    """Hold a job's lock; False where another process holds it for longer than the patience."""
+    """Hold a job's lock; False if another process holds it for longer than the patience."""
     folder = workspace.job(job_id)
     end = time.monotonic() + patience_seconds
     with explained(folder):
@@ -100,7 +97,6 @@ def _locked(workspace: Workspace, job_id: str, patience_seconds: float = 0.0) ->
 
 
 def _lock(folder: Path, fs: Fs) -> int | None:
-    """Lock a job once; None where that is not possible now."""
     make_folder(folder, fs)
     with suppress(FileNotFoundError), ExitStack() as undo:
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -135,10 +131,7 @@ def run_exclusively(workspace: Workspace, job_id: str, asked: Mapping[str, Any])
 
 
 def remove_job(workspace: Workspace, path: Path, written: float) -> None:
-    """Remove a job's folder, or one in it; not while the job runs, or if it was written to after `written`.
-
-    It goes under its name at once, so that a job is never found in part, nor begun in a folder that is going.
-    """
+    """Remove a job's folder, or one in it, whole; not while the job runs, or if it was written to after `written`."""
     if not path.exists():
         return
     with _locked(workspace, path.relative_to(workspace.jobs).parts[0]) as free, explained(path):
@@ -147,7 +140,7 @@ def remove_job(workspace: Workspace, path: Path, written: float) -> None:
 
 
 def request_cancel(workspace: Workspace, job_id: str) -> bool:
-    """Ask whoever runs a job to stop; returns whether anybody does."""
+    """Ask the process that runs a job to stop; returns whether there is one."""
     state = get_job(workspace, job_id)
     if state.is_running:
         write_whole(workspace.job(state.id) / "cancel", b"", workspace.staging)
@@ -203,7 +196,7 @@ def last_written(folder: Path) -> float:
     """When anything of a job, or of a folder in it, was written last, in seconds since 1970; its lock is not."""
     times = []
     for path in [folder, *folder.rglob("*")]:
-        with suppress(FileNotFoundError):  # the job goes on
+        with suppress(FileNotFoundError):  # the job is running
             if path.name != "lock" and not path.is_dir():
                 times.append(path.stat().st_mtime)
     return max(times) if times else folder.stat().st_mtime
@@ -236,12 +229,4 @@ def _write(workspace: Workspace, job_id: str, document: str, value: Mapping[str,
 
 
 def _find(workspace: Workspace, job_id: str, document: str) -> dict[str, Any] | None:
-    """Read a document that need not be there; a damaged one is set aside."""
-    path = workspace.job(job_id) / f"{document}.json"
-    try:
-        return read_document(path)
-    except NotFoundError:
-        return None
-    except DamagedError as error:
-        log.warning("%s It moved to %s.", error, workspace.set_aside(path))
-        return None
+    return workspace.find_intact(workspace.job(job_id) / f"{document}.json", read_document)

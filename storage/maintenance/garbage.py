@@ -2,10 +2,8 @@
 
 Needed are the rows of every picture in a dataset's current manifest, or in the manifest that a saved model or a
 fine-tuning job names.
-What is needed is read strictly: one manifest or record that cannot be read, and nothing is removed. Rows are told
-apart by the shards themselves, not by the catalog.
-
-What only a version that goes had needed goes the next time.
+If one manifest or record cannot be read, nothing is removed. Which rows there are is read from the shards, not from
+the catalog. What only a version that is removed now had needed is removed the next time.
 
 Every space is locked before manifests are read, so that a run which starts meanwhile waits, and then finds missing
 what was removed. At every step of a removal the needed rows are in a complete shard on disk.
@@ -18,7 +16,7 @@ import stat
 import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -93,10 +91,20 @@ def collect(
             needed = read_needed(workspace)
             found = [
                 *(item for space in spaces for item in _find_rows(workspace, space, needed.digests)),
-                # a run that is going on may be about to name an old manifest in its model's record
-                *(() if left_alone else _find_manifests(workspace, needed.manifests)),
+                # a run may be about to name an old manifest in its model's record
+                *(
+                    _garbage("manifest", path, "not current, and no model was trained on it")
+                    for path in workspace.datasets.glob("*/*.jsonl")
+                    if path not in needed.manifests and not left_alone
+                ),
                 *(_garbage("model", folder, "superseded by newer versions") for folder in superseded),
-                *_find_engines(workspace, engines),
+                *(
+                    _garbage(
+                        "engine", folder, "compiled for a network, an OpenVINO or a headstart that is not here now"
+                    )
+                    for folder in list_engines(workspace)
+                    if folder.name not in engines
+                ),
                 *_find_jobs(workspace),
                 *_find_leftovers(workspace, limits.grace_seconds),
             ]
@@ -117,7 +125,7 @@ def collect(
 
 
 def _enter(workspace: Workspace, held: ExitStack) -> tuple[list[Space], list[str]]:
-    """Lock every space that nobody has open."""
+    """Lock every space that no process has open."""
     spaces, left_alone = [], []
     for folder in sorted(path.parent for path in workspace.spaces.glob("*/space.json")):
         try:
@@ -135,12 +143,12 @@ def _enter(workspace: Workspace, held: ExitStack) -> tuple[list[Space], list[str
 
 
 def _check_catalog(workspace: Workspace, catalog: Catalog, spaces: Collection[Space]) -> None:
-    """What was damaged or lost is no ground to remove anything, though rows are told apart without it."""
+    """Raise DamagedError if the catalog is damaged or gone: then nothing is removed, though no row is read from it."""
     if not any(any(workspace.shards(space.id)) for space in spaces):
         return
-    if not catalog.path.exists():
-        raise DamagedError(f"{catalog.path} is gone.")
-    catalog.check_pages()
+    if not workspace.catalog.exists():
+        raise DamagedError(f"{workspace.catalog} is gone.")
+    catalog.database.check()
 
 
 def _find_rows(workspace: Workspace, space: Space, needed: Collection[Digest]) -> Iterator[Garbage]:
@@ -161,59 +169,40 @@ def _find_rows(workspace: Workspace, space: Space, needed: Collection[Digest]) -
             )
 
 
-def _find_manifests(workspace: Workspace, needed: Collection[Path]) -> Iterator[Garbage]:
-    for path in workspace.datasets.glob("*/*.jsonl"):
-        if path not in needed:
-            yield _garbage("manifest", path, "not current, and no model was trained on it")
-
-
-def _find_engines(workspace: Workspace, needed: Collection[str]) -> Iterator[Garbage]:
-    for folder in list_engines(workspace):
-        if folder.name not in needed:
-            yield _garbage(
-                "engine", folder, "compiled for a network, an OpenVINO or a headstart that is not here any more"
-            )
-
-
 def _find_jobs(workspace: Workspace) -> Iterator[Garbage]:
-    """Find jobs on pictures that are not the dataset's any more, and what an ended one has left behind."""
+    """Find jobs on pictures that are not the dataset's any more, and what ended jobs left behind."""
     for folder in list_folders(workspace):
         if is_running(workspace, folder.name):
             continue
         asked = find_asked(folder)
         ref = find_dataset(workspace, asked[0]) if asked else None
         if asked is None:
-            yield _job_garbage(folder, "of a job that ended before it had begun")
+            yield _garbage("job", folder, "of a job that ended before it had begun", last_written(folder))
         elif ref is None or ref.fingerprint != asked[1]:
-            yield _job_garbage(folder, "its dataset has other pictures now")
+            yield _garbage("job", folder, "its dataset has other pictures now", last_written(folder))
         elif (outcome := folder / "outcome.json").exists():
             read_document(outcome)  # a damaged one decides nothing
             for left in workspace.job_leftovers(folder.name):
-                yield _job_garbage(left, "left behind by a job that has ended")
-
-
-def _job_garbage(folder: Path, reason: str) -> Garbage:
-    return replace(_garbage("job", folder, reason), written=last_written(folder))
+                yield _garbage("job", left, "left behind by a job that has ended", last_written(left))
 
 
 def _find_leftovers(workspace: Workspace, grace_seconds: float) -> Iterator[Garbage]:
     for path in workspace.quarantine.glob("*"):
-        item = _garbage("quarantine", path, "damaged, and set aside")
-        # the time of the move, not that of the last write
-        yield replace(item, written=path.lstat().st_ctime)
+        moved = path.lstat().st_ctime  # the time of the move, not that of the last write
+        yield _garbage("quarantine", path, "damaged, and set aside", moved)
     for path in abandoned(workspace.staging.folder, grace_seconds):
         yield _garbage("staging", path, "left behind by a process that ended early")
 
 
-def _garbage(kind: Kind, path: Path, reason: str) -> Garbage:
-    return Garbage(kind, path, path.lstat().st_mtime, 0, _size(path), reason)
+def _garbage(kind: Kind, path: Path, reason: str, written: float | None = None) -> Garbage:
+    return Garbage(kind, path, path.lstat().st_mtime if written is None else written, 0, _size(path), reason)
 
 
 def _size(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
     num_bytes = 0
     for file in [path, *path.rglob("*")]:
-        with suppress(FileNotFoundError):  # others go on with their work
+        with suppress(FileNotFoundError):  # others continue their work
             status = file.lstat()
             num_bytes += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
     return num_bytes
@@ -246,14 +235,10 @@ def _remove(workspace: Workspace, catalog: Catalog, item: Garbage, needed: Colle
         with explained(item.path):
             remove_job(workspace, item.path, item.written)
     else:
-        _remove_files(workspace, item)
-
-
-def _remove_files(workspace: Workspace, item: Garbage) -> None:
-    with explained(item.path), suppress(FileNotFoundError):
-        if item.path.lstat().st_mtime <= item.written:  # else it was written anew since we looked
-            remove = workspace.staging.fs.remove_tree if item.path.is_dir() else workspace.staging.fs.unlink
-            remove(item.path)
+        with explained(item.path), suppress(FileNotFoundError):
+            if item.path.lstat().st_mtime <= item.written:  # else it was written again since we looked
+                remove = workspace.staging.fs.remove_tree if item.path.is_dir() else workspace.staging.fs.unlink
+                remove(item.path)
 
 
 def _remove_rows(workspace: Workspace, catalog: Catalog, space: Space, path: Path, needed: Collection[Digest]) -> None:
@@ -273,9 +258,8 @@ def _remove_rows(workspace: Workspace, catalog: Catalog, space: Space, path: Pat
         )
         name = hashlib.sha256(image).hexdigest()
         write_whole(workspace.shard(space.id, name), image, workspace.staging, mode=0o444)
-        catalog.replace(space, path.stem, ShardRow(name, len(rows), len(image), keys.tobytes()))
-    else:
-        catalog.remove(space, [path.stem])
+        catalog.add(space, [ShardRow(name, len(rows), len(image), keys.tobytes())])
+    catalog.remove(space, [path.stem])
     with explained(path):
         workspace.staging.fs.unlink(path)
         workspace.staging.fs.fsync_path(path.parent)

@@ -1,14 +1,13 @@
-"""Is everything in the workspace as it was written?
+"""Verification: whether everything in the workspace is as it was written.
 
-Damage in what is derived is set right: what was damaged is in quarantine afterwards, and its rows are computed again
-by the next run. The rest is reported. The disk is walked for shards; the catalog, which may be damaged itself, is
-compared with what was found there.
+What is derived and damaged moves to quarantine; the next run computes its rows again. The rest is reported. Shards are
+looked for on disk; the catalog, which may be damaged itself, is compared with what was found there.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,10 +29,10 @@ from storage.models.serving import serving_version
 from storage.models.versions import check_bundle, list_names, list_versions, read_ref
 from storage.predictions.ledger import LEDGER_FILE, list_ledgers, read_ledger_file
 from storage.predictions.parts import list_parts, mend_part, read_part
-from storage.sqlite import checksum
+from storage.sqlite import Database
 from storage.workspace import Workspace
 
-COMPUTE_AGAIN = "Run `headstart onboard` again: its rows are computed anew."
+COMPUTE_AGAIN = "Run `headstart onboard` again: its rows are computed again."
 NOTHING_LEFT = "Nothing is left to do."
 LEFT = "It was left as it is."
 
@@ -77,8 +76,7 @@ class Verification:
         self.spaces: dict[str, Space] = {}
         self.datasets: list[DatasetRef] = []
         self._foreign: set[str] = set()  # spaces that another version made; nothing of them is judged
-        self._rows: dict[tuple[str, str], int] = {}  # space, shard -> checksum of the row the catalog should have
-        self._taken: defaultdict[str, list[str]] = defaultdict(list)  # space -> shards that went to quarantine
+        self._taken: set[tuple[str, str]] = set()  # space, shard -> that went to quarantine
 
     def run(self) -> None:
         """Check everything there is."""
@@ -104,9 +102,9 @@ class Verification:
             return Workspace.open(root, create=False)
         except DamagedError as error:
             self.workspace = Workspace(root, Staging(root / "staging"))
-            if not self.workspace.catalog.exists():  # perhaps it is somebody else's
+            if not self.workspace.catalog.exists():  # perhaps it is no workspace
                 raise
-            self._take_away("workspace", self.workspace.format_file, error, "It was written anew.")
+            self._take_away("workspace", self.workspace.format_file, error, "It was written again.")
             return Workspace.open(root)
 
     def _check_spaces(self) -> None:
@@ -126,7 +124,7 @@ class Verification:
             self._progress.finish()
 
     def _find_space(self, space_id: str, shards: list[Path]) -> Space | None:
-        """Read a space's descriptor; a damaged one is written anew from one of the shards, which all hold it."""
+        """Read a space's descriptor; a damaged one is written again from one of the shards, which all hold it."""
         path = self.workspace.space_file(space_id)
         try:
             return read_space(self.workspace, space_id)
@@ -139,9 +137,9 @@ class Verification:
         space = self._find_described(space_id, shards)
         if space:
             if path.exists():
-                self._take_away("space", path, problem, "It was written anew from a shard.")
+                self._take_away("space", path, problem, "It was written again from a shard.")
             else:
-                self._add("space", path, problem, "It was written anew from a shard.", NOTHING_LEFT)
+                self._add("space", path, problem, "It was written again from a shard.", NOTHING_LEFT)
             write_space(self.workspace, space)
         elif shards or path.exists():
             self._take_away("space", path.parent, problem, COMPUTE_AGAIN)
@@ -160,17 +158,12 @@ class Verification:
         from storage.features.shards import open_shard, read_all
 
         path = self.workspace.canary(space.id)
-        if not path.exists():
-            return
-        self.checked["canaries"] += 1
-        if problem := _find_problem(lambda: read_all(open_shard(path, space))):
-            self._take_away(
-                "canary",
-                path,
-                problem,
-                "The next run keeps its own: `headstart verify --recompute 100` tells whether this machine computes "
-                "what is stored.",
-            )
+        self.checked["canaries"] += path.exists()
+        advice = (
+            "The next run keeps its own: `headstart verify --recompute 100` tells whether this machine computes "
+            "what is stored."
+        )
+        self._check_derived("canary", path, advice, lambda: read_all(open_shard(path, space)))
 
     def _check_shards(self, space: Space, files: list[tuple[str, Path]]) -> None:
         from storage.features.shards import is_named_after_content, open_shard, read_all
@@ -184,41 +177,33 @@ class Verification:
                 read_all(shard)
             except ConflictError as error:
                 self._take_away("shard", path, error, COMPUTE_AGAIN)
-                self._taken[space.id].append(name)
+                self._taken.add((space.id, name))
             else:
-                self._rows[space.id, name] = checksum(name, shard.num_rows, shard.num_bytes, shard.keys.tobytes())
                 self.checked["shards"] += 1
                 self.checked["rows"] += shard.num_rows
 
     def _check_catalog(self) -> None:
         catalog = Catalog(self.workspace)
-        if not catalog.path.exists():
-            if self._rows:
-                gone = DamagedError("It is gone.")
-                self._add("catalog", catalog.path, gone, "It was built anew from the shards.", NOTHING_LEFT)
-        else:
-            with suppress(DamagedError):  # then all of it is built anew
-                for space_id, names in self._taken.items():
-                    catalog.remove(self.spaces[space_id], names)
-
-            def check() -> None:
-                catalog.check(self._find_fault)
-
-            if not self._is_usable("catalog", catalog, check, "It was built anew from the shards."):
-                return
+        done = "It was rebuilt from the shards."
+        if not catalog.database.path.exists():
+            if self.checked["shards"]:
+                self._add("catalog", catalog.database.path, DamagedError("It is gone."), done, NOTHING_LEFT)
+        elif not self._is_usable("catalog", catalog.database, lambda: catalog.check(self._find_fault), done):
+            return
         for space in self.spaces.values():
             catalog.recover(space)
 
     def _check_digests(self) -> None:
         memory = DigestMemory(self.workspace)
-        if memory.path.exists():
-            self._is_usable("digests", memory, memory.check, "It was begun anew: the next run reads every file.")
+        if memory.database.path.exists():
+            done = "An empty one took its place: the next run reads every file."
+            self._is_usable("digests", memory.database, memory.check, done)
 
-    def _is_usable(self, what: str, database: Catalog | DigestMemory, check: Callable[[], None], done: str) -> bool:
+    def _is_usable(self, what: str, database: Database, check: Callable[[], None], done: str) -> bool:
         """Set a damaged database aside; False for one that cannot be used and is not damaged, as of a newer version."""
         problem = _find_problem(check)
         if isinstance(problem, DamagedError):
-            database.set_aside(lambda: _find_problem(check) is None)
+            database.replace(lambda: _find_problem(check) is None)
             self._add(what, database.path, problem, done, NOTHING_LEFT)
         elif problem:
             self._add(what, database.path, problem, LEFT, "See that it can be used, then verify again.")
@@ -227,23 +212,17 @@ class Verification:
 
     def _find_fault(self, space_id: str, row: ShardRow) -> str | None:
         """Compare what the catalog says of a shard with the shard; the values may be of any type."""
-        if space_id in self._foreign:
-            return None
-        wanted = self._rows.get((space_id, row.name))
-        if wanted is None and (committed := self._read_row(space_id, row.name)):  # since we looked
-            wanted = checksum(*committed)
-        if wanted is None:
-            return "is not on disk"
-        return None if wanted == checksum(*row) else "holds something else"
-
-    def _read_row(self, space_id: str, name: str) -> ShardRow | None:
         from storage.features.shards import open_shard
 
-        files = dict(self.workspace.shards(space_id)) if space_id in self.spaces else {}
-        if name not in files:
+        if space_id in self._foreign or (space_id, row.name) in self._taken:
             return None
-        shard = open_shard(files[name], self.spaces[space_id])
-        return ShardRow(name, shard.num_rows, shard.num_bytes, shard.keys.tobytes())
+        if fault := row.find_fault():
+            return fault
+        path = self.workspace.shard(space_id, row.name)
+        if space_id not in self.spaces or not path.is_file():
+            return "is not on disk"
+        shard = open_shard(path, self.spaces[space_id])
+        return None if row == ShardRow.of(path, shard) else "holds something else"
 
     def _check_datasets(self) -> None:
         for folder in sorted(path for path in self.workspace.datasets.glob("*") if path.is_dir()):
@@ -266,7 +245,7 @@ class Verification:
         advice = "Restore it from a copy, or remove the folder and run `headstart onboard` again."
         for folder in list_versions(self.workspace):
             self.checked["models"] += 1
-            self._judge("model", folder, advice, _check_model, folder)
+            self._judge("model", folder, advice, lambda folder: check_bundle(read_ref(folder)), folder)
         for name in list_names(self.workspace):
             advice = f"Say which version serves: headstart promote {name}@VERSION"
             self._judge("serving", self.workspace.serving(name), advice, _check_serving, self.workspace, name)
@@ -282,9 +261,8 @@ class Verification:
         for kind in VERSIONS:
             for key in list_measurements(self.workspace, kind):
                 self.checked["records"] += 1
-                if problem := _find_problem(read_measurement, self.workspace, kind, key):
-                    path = self.workspace.measurement(kind, key)
-                    self._take_away("record", path, problem, "It is made again when it is needed.")
+                path, advice = self.workspace.measurement(kind, key), "It is made again when it is needed."
+                self._check_derived("record", path, advice, read_measurement, self.workspace, kind, key)
 
     def _check_jobs(self) -> None:
         from storage.jobs.checkpoints import read_checkpoint
@@ -294,22 +272,23 @@ class Verification:
                 continue  # it looks after its files itself, and they come and go
             self.checked["jobs"] += 1
             if (asked := folder / "job.json").exists():  # else it ended before it had begun
-                self._judge("job", asked, "It is written anew when the job is started again.", read_document, asked)
+                self._judge("job", asked, "It is written when the job is started again.", read_document, asked)
             for name in ("status.json", "outcome.json"):
-                self._check_derived("job", folder / name, "The job goes on from its last checkpoint.", read_document)
+                self._check_derived(
+                    "job", folder / name, "The job continues from its last checkpoint.", read_document, folder / name
+                )
             for path in sorted(folder.glob("checkpoints/*/*.h5")):
                 self.checked["checkpoints"] += 1
-                self._check_derived("checkpoint", path, "The job goes on from the one before.", read_checkpoint)
+                self._check_derived("checkpoint", path, "The job continues from the one before.", read_checkpoint, path)
 
     def _check_predictions(self) -> None:
         for place in list_ledgers(self.workspace):
             with alone(place) as free:
                 if not free:
-                    continue  # who works with it reads all of it, and mends what is damaged
+                    continue  # its user reads all of it, and mends what is damaged
                 self.checked["ledgers"] += 1
                 file = place / LEDGER_FILE
-                if file.exists() and (problem := _find_problem(read_ledger_file, place)):
-                    self._take_away("ledger", file, problem, "The next run writes it anew.")
+                self._check_derived("ledger", file, "The next run writes it again.", read_ledger_file, file)
                 for path in list_parts(place):
                     self._check_predictions_in(path)
 
@@ -318,13 +297,17 @@ class Verification:
         problem = _find_problem(read_part, path)
         if isinstance(problem, DamagedError):
             done = f"It moved to {self._inside(mend_part(self.workspace, path))}; its intact rows stay."
-            advice = "Run `headstart predict-batch` again: pictures that are still there are predicted anew."
+            advice = "Run `headstart predict-batch` again: pictures that are still there are predicted again."
             self._add("predictions", path, problem, done, advice)
         elif problem:
             self._add("predictions", path, problem, LEFT, "See that it can be used, then verify again.")
 
-    def _check_derived(self, what: str, path: Path, advice: str, read: Callable[[Path], object]) -> None:
-        if path.exists() and (problem := _find_problem(read, path)) and path.exists():  # a job may start at any moment
+    def _check_derived(
+        self, what: str, path: Path, advice: str, check: Callable[..., object], *arguments: object
+    ) -> None:
+        """Move a damaged file to quarantine; its next use makes it again."""
+        problem = _find_problem(check, *arguments) if path.exists() else None
+        if problem and path.exists():  # a job may start at any moment
             self._take_away(what, path, problem, advice)
 
     def _judge(self, what: str, path: Path, advice: str, check: Callable[..., object], *arguments: object) -> None:
@@ -346,10 +329,6 @@ class Verification:
 
     def _inside(self, path: Path) -> str:
         return str(path.relative_to(self.workspace.root))
-
-
-def _check_model(folder: Path) -> None:
-    check_bundle(read_ref(folder))
 
 
 def _check_serving(workspace: Workspace, name: str) -> None:

@@ -115,9 +115,7 @@ def check_bundle(ref: ModelRef) -> None:
 
 def list_names(workspace: Workspace) -> list[str]:
     """The name of every model."""
-    if not workspace.models.is_dir():
-        return []
-    return sorted(path.name for path in workspace.models.iterdir() if version_numbers(workspace, path.name))
+    return sorted(path.name for path in workspace.models.glob("*") if version_numbers(workspace, path.name))
 
 
 def version_numbers(workspace: Workspace, name: str) -> list[int]:

@@ -10,13 +10,12 @@ damaged part the intact ones are kept.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.errors import ConflictError, DamagedError, NotFoundError
+from pipeline.errors import ConflictError
 from pipeline.fingerprint import fingerprint
 from storage.disk.atomic import explained, make_folder, write_whole
 from storage.disk.committing import CommittedAtEnd
@@ -24,8 +23,6 @@ from storage.disk.documents import read_json, write_json
 from storage.disk.locks import alone
 from storage.predictions.parts import Row, SeenFile, encode_part, list_parts, number_of, read_or_mend
 from storage.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 FORMAT = "headstart.prediction-ledger"
 VERSION = 1
@@ -59,15 +56,9 @@ def open_ledger(workspace: Workspace, folder: Path, output: Path) -> Iterator[Le
 
 
 def _claim(workspace: Workspace, place: Path, folder: Path, output: Path) -> None:
-    """Make sure that the output is this folder's, and that nobody else's file is replaced."""
+    """Make sure that the output is this folder's, and that no other file is replaced."""
     path = place / LEDGER_FILE
-    try:
-        known = read_json(path, FORMAT, VERSION)
-    except NotFoundError:
-        known = None
-    except DamagedError as error:
-        log.warning("%s It moved to %s.", error, workspace.set_aside(path))
-        known = None
+    known = workspace.find_intact(path, read_ledger_file)
     if known is None:
         if output.exists() and not list_parts(place):
             raise ConflictError(
@@ -78,7 +69,7 @@ def _claim(workspace: Workspace, place: Path, folder: Path, output: Path) -> Non
     elif known.get("folder") != str(folder):
         raise ConflictError(
             f"{output} has the predictions of {known.get('folder')}; this is {folder}. Name another file, or remove it "
-            f"and {place} to begin anew."
+            f"and {place} to begin again."
         )
 
 
@@ -141,6 +132,6 @@ def list_ledgers(workspace: Workspace) -> list[Path]:
     return sorted(path for path in workspace.predictions.glob("*") if path.is_dir())
 
 
-def read_ledger_file(place: Path) -> Mapping[str, object]:
+def read_ledger_file(path: Path) -> Mapping[str, object]:
     """Read what a ledger is for; raises as `read_json` does."""
-    return read_json(place / LEDGER_FILE, FORMAT, VERSION)
+    return read_json(path, FORMAT, VERSION)

@@ -45,7 +45,7 @@ class Row(NamedTuple):
     model: str  # name@version
     predicted: str  # when, ISO 8601, UTC
     top: Scores = ()
-    labels: Scores | None = None  # above their thresholds, where labels exclude no other
+    labels: Scores | None = None  # above their thresholds, if labels exclude no other
     error: str | None = None
 
 
@@ -79,7 +79,7 @@ def mend_part(workspace: Workspace, path: Path) -> Path:
 
 
 def encode_part(rows: Iterable[Row]) -> bytes:
-    """Encode a header that vouches for itself and says how many rows follow, and the rows, a line each."""
+    """Encode a header with its own checksum and the number of rows, and the rows, a line each."""
     lines = []
     for row in rows:
         body = json.dumps(row, allow_nan=False)

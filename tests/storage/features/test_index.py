@@ -40,11 +40,9 @@ def test_keys_that_share_most_of_their_bytes_are_told_apart(same):
     assert_finds(index, expected, alike)
 
 
-@pytest.mark.parametrize("num_reserved", [0, 100_000])
-def test_an_index_that_grows_shard_by_shard_loses_nothing(num_reserved):
+def test_an_index_that_grows_shard_by_shard_loses_nothing():
     """With every third row a copy of an earlier one."""
     index = KeyIndex()
-    index.reserve(num_reserved)
     expected = {}
     for number in range(120):
         keys = distinct(row // 3 if row % 3 == 0 else row for row in range(number * 100, number * 100 + 100))

@@ -72,7 +72,7 @@ def test_a_flipped_bit_is_noticed_and_the_one_before_is_read(checkpoints, place,
     data[bit // 8] ^= 1 << bit % 8
     newest.write_bytes(data)
     assert_same(checkpoints.read(), a_checkpoint(1))
-    assert "going on from the one before" in caplog.text
+    assert "continues from the one before" in caplog.text
     checkpoints.write(a_checkpoint(3))
     assert_same(checkpoints.read(), a_checkpoint(3))
 
@@ -188,7 +188,7 @@ def test_too_little_memory_is_not_taken_for_damage(checkpoints, monkeypatch):
 
     checkpoints.write(a_checkpoint())
     with monkeypatch.context() as patch:
-        patch.setattr("storage.jobs.checkpoints.text_of", refuse)
+        patch.setattr(storage.jobs.checkpoints, "check_header", refuse)
         with pytest.raises(MemoryError):
             checkpoints.read()
     assert_same(checkpoints.read(), a_checkpoint())

@@ -198,7 +198,7 @@ def test_a_shard_whose_rows_fail_their_checksums_is_found_though_its_name_is_rig
 def test_a_catalog_that_says_anything_wrong_is_built_anew(workspace, assert_whole, statement):
     execute(workspace.catalog, statement)
     (finding,) = verify(workspace.root).findings
-    assert (finding.what, finding.done) == ("catalog", "It was built anew from the shards.")
+    assert (finding.what, finding.done) == ("catalog", "It was rebuilt from the shards.")
     assert_whole(workspace, num_missing=0)
 
 
@@ -241,7 +241,7 @@ def test_a_descriptor_is_written_anew_from_a_shard(workspace, space, assert_whol
     damage(path)
     (finding,) = verify(workspace.root).findings
     assert finding.what == "space"
-    assert "written anew from a shard" in finding.done + finding.next
+    assert "written again from a shard" in finding.done + finding.next
     assert path.read_bytes() == before
     assert_whole(workspace, num_missing=0)
 

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -154,9 +155,11 @@ def test_a_second_run_waits_for_the_first_and_finds_its_rows(workspace, output, 
     second = threading.Thread(target=lambda: found.append(rows_of(workspace, output)))
     with caplog.at_level("WARNING"), open_ledger(workspace, INBOX, output) as ledger:
         second.start()
+        end = time.monotonic() + 30
         while "waiting for another process to finish its work" not in caplog.text:
             second.join(0.01)
             assert second.is_alive()
+            assert time.monotonic() < end
         ledger.append(a_row(0))
     second.join()
     assert found == [by_path([a_row(0)])]
@@ -222,7 +225,7 @@ def test_verify_mends_a_damaged_part_and_says_so(workspace, output, place):
     assert (finding.what, finding.path) == ("predictions", str(part.relative_to(workspace.root)))
     assert finding.problem == "1 of its 2 rows are intact."
     assert "its intact rows stay" in finding.done
-    assert "predicted anew" in finding.next
+    assert "predicted again" in finding.next
     assert verification.checked["ledgers"] == verification.checked["prediction parts"] == 1
     assert rows_of(workspace, output) == by_path([a_row(0)])
     assert verify(workspace).findings == []
