@@ -118,7 +118,7 @@ def onboard(
     from flows.service import submit as submission
 
     if cli_jobs.check_wait(submit, wait):
-        cli_jobs.tell_submitted(submission.submit_onboard, request, wait, json)
+        cli_jobs.tell_submitted(submission.submit, request, wait, json)
         return
     result = submission.schedule_finetuning(steps.onboard(request, render.progress(), _steps(runner)))
     if json:

@@ -61,12 +61,7 @@ def finetune(
     if check_wait(submit, wait):
         tell_submitted(lambda asked: submission.submit_finetune(asked, retry), request, wait, json)
         return
-    result = finetuning.finetune(
-        request,
-        render.progress(),
-        log=lambda line: print(line, file=sys.stderr, flush=True),
-        on_epoch=lambda status: print(describe_epoch(status), file=sys.stderr, flush=True),
-    )
+    result = finetuning.finetune(request, render.progress(), _tell, lambda status: _tell(describe_epoch(status)))
     render.json_object(result) if json else render_jobs.finetuned(result)
     if must_pass and not result.gate.passed:
         raise GateError(f"{result.gate.reason} The head stays the model.")
@@ -81,12 +76,7 @@ def audit(request: AuditRequest, json: JsonOption = False) -> None:
     from flows.finetuning import audit as auditing
     from flows.finetuning.epochs import describe_epoch
 
-    result = auditing.audit(
-        request,
-        render.progress(),
-        log=lambda line: print(line, file=sys.stderr, flush=True),
-        on_epoch=lambda status: print(describe_epoch(status), file=sys.stderr, flush=True),
-    )
+    result = auditing.audit(request, render.progress(), _tell, lambda status: _tell(describe_epoch(status)))
     render.json_object(result) if json else render_jobs.audited(result)
 
 
@@ -134,6 +124,10 @@ def cancel(
 
 
 command(jobs_app, "Commands", "headstart jobs cancel 3f2a")(cancel)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 Request = TypeVar("Request")

@@ -44,9 +44,6 @@ def json_object(result: object) -> None:
     print(json.dumps(to_document(result)))
 
 
-# ── documents ────────────────────────────────────────────────────────────────────────────────────
-
-
 def planned(result: PlanResult) -> None:
     """Print a plan: the case, and why."""
     _say_plan(result.dataset, result.plan, result.plan.reasons)
@@ -121,13 +118,16 @@ def collected(result: GcResult) -> None:
     """Print what nothing needs, by kind and reason, and whether it was removed."""
     rows = []
     for (kind, reason), items in groupby(sorted(result.garbage, key=_kind_and_reason), _kind_and_reason):
-        of_kind = list(items)
-        megabytes = round(sum(item.num_bytes for item in of_kind) / 1e6, 1)
-        num_rows, oldest = sum(item.num_rows for item in of_kind), min(item.written for item in of_kind)
-        files = len(of_kind)
-        rows.append(
-            {"kind": kind, "files": files, "rows": num_rows, "megabytes": megabytes, "oldest": oldest, "why": reason}
-        )
+        found = list(items)
+        row = {
+            "kind": kind,
+            "files": len(found),
+            "rows": sum(item.num_rows for item in found),
+            "megabytes": round(sum(item.num_bytes for item in found) / 1e6, 1),
+            "oldest": min(item.written for item in found),
+            "why": reason,
+        }
+        rows.append(row)
     if rows:
         table("removed" if result.deleted else "not needed", rows)
     for reason in result.left_alone:
@@ -227,9 +227,6 @@ def _cell(value: object) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-# ── predictions ──────────────────────────────────────────────────────────────────────────────────
-
-
 def predictions_table(rows: Iterable[Prediction]) -> int:
     """Print a table; returns how many rows failed."""
     grid = _grid("path", "label", "probability", "others")
@@ -287,9 +284,6 @@ def _names(given: Sequence[tuple[str, float]]) -> str:
 
 def _values(given: Sequence[tuple[str, float]], digits: int) -> str:
     return SEPARATOR.join(f"{value:.{digits}f}" for _, value in given)
-
-
-# ── shared ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def printable(text: str) -> str:

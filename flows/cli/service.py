@@ -75,7 +75,7 @@ def predict_batch(
     from flows.service import submit as submission
 
     if check_wait(submit, wait):
-        tell_submitted(submission.submit_predict_batch, request, wait, json)
+        tell_submitted(submission.submit, request, wait, json)
         return
     result = run_predict_batch(request, render.progress())
     render.json_object(result) if json else render.say(str(result))
@@ -93,7 +93,7 @@ def refresh(
     from flows.service import submit as submission
 
     if check_wait(submit, wait):
-        tell_submitted(submission.submit_refresh, request, wait, json)
+        tell_submitted(submission.submit, request, wait, json)
         return
     result = run_refresh(request, render.progress(), schedule=submission.schedule_finetuning)
     render.json_object(result) if json else render_service.refreshed(result)

@@ -6,7 +6,8 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
@@ -42,6 +43,7 @@ from storage.maintenance.verification import LEFT
 from storage.models.serving import get_model
 from storage.workspace import Workspace
 
+Given = ParamSpec("Given")
 DEFAULTS: Any = {}  # of a form: a request made here would keep the workspace of whoever deploys
 
 # The feature store is the cache. Prefect's own would be a second one, and two disagree sooner or later.
@@ -61,26 +63,35 @@ def _run_name() -> str:
     return "-".join(filter(None, [flow_run.flow_name, params.get("model"), os.path.basename(str(about).rstrip("/"))]))
 
 
+def _ending(work: Callable[Given, tuple[str, object]]) -> Callable[Given, State[Any]]:
+    """Make a function that returns a sentence and a result end a run with them.
+
+    An error of headstart is a sentence that names its kind; anything else is a bug, with its traceback.
+    """
+
+    @wraps(work)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> State[Any]:
+        try:
+            message, result = work(*args, **kwargs)
+        except CancelledError as error:
+            return Cancelled(message=str(error))
+        except HeadstartError as error:
+            get_run_logger().error("%s", error)
+            return Failed(message=f"{type(error).__name__}: {error}")
+        return Completed(message=message, data=to_document(result))
+
+    return run
+
+
 class _Run:
-    """What every run does: forward the log of our modules, show its progress, end with a sentence."""
+    """Where a run shows what it does: its log, its progress and its artifacts."""
 
     def __init__(self) -> None:
         self.logger = get_run_logger()
         self.showcase = Showcase(self.logger.warning)
         self.progress = RunProgress(self.logger.info, self.showcase)
-        for name in ("pipeline", "storage", "flows"):  # Prefect forwards these loggers, which say warnings only
+        for name in ("pipeline", "storage", "flows"):  # Prefect forwards these loggers, which pass on warnings only
             logging.getLogger(name).setLevel(logging.INFO)
-
-    def end(self, work: Callable[[], tuple[str, dict[str, Any]]]) -> State[Any]:
-        """Do the work; an error of ours is a sentence that names its kind, anything else a bug with its traceback."""
-        try:
-            message, document = work()
-        except CancelledError as error:
-            return Cancelled(message=str(error))
-        except HeadstartError as error:
-            self.logger.error("%s", error)
-            return Failed(message=f"{type(error).__name__}: {error}")
-        return Completed(message=message, data=document)
 
     def show_model(self, ref: ModelRef) -> None:
         show_plan(self.showcase, ref.record)
@@ -88,19 +99,16 @@ class _Run:
 
 
 @flow(name="onboard", flow_run_name=_run_name)
-def onboard(params: OnboardRequest) -> State[Any]:
+@_ending
+def onboard(params: OnboardRequest) -> tuple[str, object]:
     """Bring a folder of pictures to a trained model; what was done before is found, not done again."""
     run = _Run()
-
-    def work() -> tuple[str, dict[str, Any]]:
-        result = steps.onboard(params, run.progress, _TASKS)
-        for reason in result.reasons:
-            run.logger.info("%s", reason)
-        run.show_model(result.model)
-        result = submission.schedule_finetuning(result)
-        return describe_onboarded(result), to_document(result)
-
-    return run.end(work)
+    result = steps.onboard(params, run.progress, _TASKS)
+    for reason in result.reasons:
+        run.logger.info("%s", reason)
+    run.show_model(result.model)
+    result = submission.schedule_finetuning(result)
+    return describe_onboarded(result), result
 
 
 def describe_onboarded(result: OnboardResult) -> str:
@@ -119,43 +127,38 @@ def describe_onboarded(result: OnboardResult) -> str:
 
 
 @flow(name="extract", flow_run_name=_run_name)
-def extract(params: ExtractRequest) -> State[Any]:
+@_ending
+def extract(params: ExtractRequest) -> tuple[str, object]:
     """Compute the features of a folder of pictures that are not stored yet. Decides and trains nothing."""
     run = _Run()
-
-    def work() -> tuple[str, dict[str, Any]]:
-        result = steps.extract_only(params, run.progress, steps=_TASKS)
-        num_computed = result.extracted.num_computed
-        num_reused = result.extracted.num_rows - num_computed
-        return f"{num_computed:,} computed, {num_reused:,} there already.", to_document(result)
-
-    return run.end(work)
+    result = steps.extract_only(params, run.progress, steps=_TASKS)
+    num_computed = result.extracted.num_computed
+    num_reused = result.extracted.num_rows - num_computed
+    return f"{num_computed:,} computed, {num_reused:,} there already.", result
 
 
 @flow(name="refresh", flow_run_name=_run_name)
-def refresh(params: RefreshRequest = DEFAULTS) -> State[Any]:
+@_ending
+def refresh(params: RefreshRequest = DEFAULTS) -> tuple[str, object]:
     """Read every dataset again, compute what is new, and train again where enough changed; the better model serves."""
     run = _Run()
-
-    def work() -> tuple[str, dict[str, Any]]:
-        result = run_refresh(params, run.progress, run.logger.info, _TASKS, submission.schedule_finetuning)
-        workspace = Workspace.open(params.workspace)
-        for row in result.datasets:
-            if row.retrained:
-                run.show_model(get_model(workspace, f"{row.name}@{row.trained_version}"))
-        rows = [{"dataset": row.name, "version": row.version, "": str(row)} for row in result.datasets]
-        show_rows(run.showcase, "refresh", "datasets", "What was read again, and what was done", rows)
-        if result.num_failed:
-            raise DataError(f"{result} The others are done; each row says why.")
-        return str(result), to_document(result)
-
-    return run.end(work)
+    result = run_refresh(params, run.progress, run.logger.info, _TASKS, submission.schedule_finetuning)
+    workspace = Workspace.open(params.workspace)
+    for row in result.datasets:
+        if row.retrained:
+            run.show_model(get_model(workspace, f"{row.name}@{row.trained_version}"))
+    rows = [{"dataset": row.name, "version": row.version, "": str(row)} for row in result.datasets]
+    show_rows(run.showcase, "refresh", "datasets", "What was read again, and what was done", rows)
+    if result.num_failed:
+        raise DataError(f"{result} The others are done; each row says why.")
+    return str(result), result
 
 
 # No task and no retries. Prefect stops a run with SIGTERM, which Python hears in the main thread only, and a job that
 # is run again continues by itself.
 @flow(name="fine-tune", flow_run_name=_run_name, retries=0)
-def finetune(params: FinetuneRequest) -> State[Any]:
+@_ending
+def finetune(params: FinetuneRequest) -> tuple[str, object]:
     """Train the whole network of a model further; a new version is saved only if it beats the head it started from."""
     run = _Run()
     curve = CurveArtifacts(params.name, run.showcase)
@@ -164,56 +167,45 @@ def finetune(params: FinetuneRequest) -> State[Any]:
         run.logger.info("%s", describe_epoch(status))
         curve.add(status)
 
-    def work() -> tuple[str, dict[str, Any]]:
-        result = finetuning.finetune(params, run.progress, log=run.logger.info, on_epoch=on_epoch)
-        curve.finish(rows_of(result))
-        verdict = "The head stays the model."
-        if result.model:
-            run.show_model(get_model(Workspace.open(params.workspace), str(result.model)))
-            verdict = f"Saved {result.model}."
-        return f"{result.gate.reason} {verdict}", to_document(result)
-
-    return run.end(work)
+    result = finetuning.finetune(params, run.progress, log=run.logger.info, on_epoch=on_epoch)
+    curve.finish(rows_of(result))
+    verdict = "The head stays the model."
+    if result.model:
+        run.show_model(get_model(Workspace.open(params.workspace), str(result.model)))
+        verdict = f"Saved {result.model}."
+    return f"{result.gate.reason} {verdict}", result
 
 
 @flow(name="predict-batch", flow_run_name=_run_name)
-def predict_batch(params: PredictBatchRequest) -> State[Any]:
+@_ending
+def predict_batch(params: PredictBatchRequest) -> tuple[str, object]:
     """Predict the pictures of a folder that are new since the last run, and write one table of all."""
     run = _Run()
-
-    def work() -> tuple[str, dict[str, Any]]:
-        result = run_predict_batch(params, run.progress)
-        return str(result), to_document(result)
-
-    return run.end(work)
+    result = run_predict_batch(params, run.progress)
+    return str(result), result
 
 
 @flow(name="verify", flow_run_name=_run_name)
-def verify(params: VerifyRequest = DEFAULTS) -> State[Any]:
+@_ending
+def verify(params: VerifyRequest = DEFAULTS) -> tuple[str, object]:
     """Check every file and checksum of the workspace; set right what can be, report the rest."""
     run = _Run()
-
-    def work() -> tuple[str, dict[str, Any]]:
-        result = run_verify(params, run.progress)
-        document, num_found = to_document(result), len(result.findings)
-        show_rows(run.showcase, "findings", "workspace", "What verify found", document["findings"])
-        if num_left := sum(finding.done == LEFT for finding in result.findings):
-            raise DamagedError(f"{num_found} findings, {num_left} of them not repaired: see the artifact.")
-        return f"{num_found} findings, all repaired." if num_found else "No damage found.", document
-
-    return run.end(work)
+    result = run_verify(params, run.progress)
+    num_found = len(result.findings)
+    rows = [asdict(finding) for finding in result.findings]
+    show_rows(run.showcase, "findings", "workspace", "What verify found", rows)
+    if num_left := sum(finding.done == LEFT for finding in result.findings):
+        raise DamagedError(f"{num_found} findings, {num_left} of them not repaired: see the artifact.")
+    return f"{num_found} findings, all repaired." if num_found else "No damage found.", result
 
 
 @flow(name="gc", flow_run_name=_run_name)
-def gc(params: ScheduledGcRequest = DEFAULTS) -> State[Any]:
+@_ending
+def gc(params: ScheduledGcRequest = DEFAULTS) -> tuple[str, object]:
     """Find features and files that no dataset and no model needs, and remove them if asked to."""
     run = _Run()
-
-    def work() -> tuple[str, dict[str, Any]]:
-        result = run_gc(params)
-        document = to_document(result)
-        show_rows(run.showcase, "garbage", "workspace", "What nothing needs", document["garbage"])
-        done = "were removed" if result.deleted else "are not needed"
-        return f"{len(result.garbage):,} items of {result.num_bytes / 1e6:,.0f} MB {done}.", document
-
-    return run.end(work)
+    result = run_gc(params)
+    rows = [asdict(item) for item in result.garbage]
+    show_rows(run.showcase, "garbage", "workspace", "What nothing needs", rows)
+    done = "were removed" if result.deleted else "are not needed"
+    return f"{len(result.garbage):,} items of {result.num_bytes / 1e6:,.0f} MB {done}.", result

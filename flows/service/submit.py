@@ -37,8 +37,8 @@ HERE_AND_NOW = ", or leave --submit out to run here and now"
 OPTIONS = ("epochs", "layer_decay", "unfreeze_epochs")  # of the command, as the request calls them
 
 
-def submit_onboard(request: OnboardRequest) -> SubmittedRun:
-    """Create a run of the onboard deployment.
+def submit(request: OnboardRequest | RefreshRequest | PredictBatchRequest) -> SubmittedRun:
+    """Create a run of the deployment that does what a request asks.
 
     Raises
     ------
@@ -47,25 +47,14 @@ def submit_onboard(request: OnboardRequest) -> SubmittedRun:
     NotFoundError
         The server does not have the deployment.
     """
-    about = request.name or os.path.basename(os.path.abspath(request.folder))
-    return submit(ONBOARD, request.to_form(), f"onboard-{about}")
-
-
-def submit_refresh(request: RefreshRequest) -> SubmittedRun:
-    """Create a run of the refresh deployment; raises as `submit_onboard` does."""
-    return submit(REFRESH, request.to_form(), f"refresh-{','.join(request.names) or 'all'}")
-
-
-def submit_predict_batch(request: PredictBatchRequest) -> SubmittedRun:
-    """Create a run of the predict-batch deployment; raises as `submit_onboard` does."""
-    about = os.path.basename(os.path.abspath(request.folder))
-    return submit(PREDICT_BATCH, request.to_form(), f"predict-batch-{request.model}-{about}")
-
-
-def submit(deployment: str, parameters: Mapping[str, object], name: str) -> SubmittedRun:
-    """Create a run of a deployment under a name; raises as `submit_onboard` does."""
+    if isinstance(request, RefreshRequest):
+        deployment, about = REFRESH, ",".join(request.names) or "all"
+    elif isinstance(request, OnboardRequest):
+        deployment, about = ONBOARD, request.name or os.path.basename(os.path.abspath(request.folder))
+    else:
+        deployment, about = PREDICT_BATCH, f"{request.model}-{os.path.basename(os.path.abspath(request.folder))}"
     url = get_server(HERE_AND_NOW)
-    run = _create_run(url, deployment, parameters, flow_run_name=name)
+    run = _create_run(url, deployment, request.to_form(), flow_run_name=f"{deployment.partition('/')[0]}-{about}")
     return SubmittedRun(str(run.id), run.name, _state(run), hide_password(url))
 
 
@@ -77,7 +66,7 @@ def submit_finetune(request: FinetuneRequest, retry: bool = False) -> SubmittedJ
     Raises
     ------
     ServerUnreachableError, NotFoundError
-        As `submit_onboard`; NotFoundError also if there is no head to start from.
+        As for `submit`; NotFoundError also if there is no head to start from.
     ConflictError
         Another attempt is asked for while one has not ended.
     """

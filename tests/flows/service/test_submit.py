@@ -17,7 +17,7 @@ from flows.requests import FinetuneRequest
 from flows.service import control
 from flows.service import submit as submission
 from flows.service.client import find_runs, wait_for
-from flows.service.submit import schedule_finetuning, submit_finetune, submit_onboard
+from flows.service.submit import schedule_finetuning, submit, submit_finetune
 from pipeline.decision.plan import FINETUNING
 from pipeline.errors import ConflictError, DamagedError, HeadstartError, NotFoundError, ServerUnreachableError
 from storage.jobs.folder import run_exclusively
@@ -210,7 +210,7 @@ def test_onboarding_is_submitted_with_everything_that_was_asked(workspace, serve
     from flows.requests import OnboardRequest
 
     asked = OnboardRequest("pictures", str(workspace), "pets", size=96, views=2)
-    submitted = submit_onboard(asked)
+    submitted = submit(asked)
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(submitted.run)
     assert run.name == "onboard-pets"
@@ -228,7 +228,7 @@ def submitted(server, workspace):
 
     from flows.requests import OnboardRequest
 
-    document = submit_onboard(OnboardRequest("pictures", str(workspace), "pets"))
+    document = submit(OnboardRequest("pictures", str(workspace), "pets"))
 
     def end(kind, message):
         with get_client(sync_client=True) as client:
