@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from pathlib import Path
+from shlex import quote
 
 from pipeline.errors import UsageError
 
@@ -33,6 +34,11 @@ def workspace_root(option: Path | str | None) -> Path:
 def prefect_url() -> str | None:
     """Return the API of the Prefect server that PREFECT_API_URL names, None if it names none."""
     return os.environ.get("PREFECT_API_URL") or None
+
+
+def workspace_option(workspace: Path | str) -> str:
+    """Return the option that a command needs for this workspace, after a space; empty if it is the default one."""
+    return "" if str(workspace) == str(workspace_root(None)) else f" --workspace {quote(str(workspace))}"
 
 
 def environment_with(**changed: str) -> dict[str, str]:

@@ -85,8 +85,8 @@ def _prepare(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    # A reader that goes away (`| head`) ends us silently, as it does any Unix tool. Not where a server is talked to: a
-    # connection that breaks must be an error there.
+    # A reader that goes away (`| head`) ends the command silently, as any Unix tool. But if it talks to a server, a
+    # connection that breaks must be an error.
     if context.invoked_subcommand not in SERVER_COMMANDS:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
@@ -336,7 +336,7 @@ def _signed(request: OnboardRequest) -> OnboardRequest:
 
 
 def _steps(runner: str | None) -> Steps:
-    """Choose where features are computed; a runner that cannot be had is an error before anything is read."""
+    """Choose where features are computed; a runner that cannot be used is an error before anything is read."""
     from flows.onboarding.story import PLAIN
 
     if runner is None:

@@ -20,22 +20,16 @@ METAVARS = {
     "backbone": "NAME",
     "case": "1-4",
     "checkpoint_seconds": "SECONDS",
-    "epochs": "N",
     "folder": "DIR",
     "grace": "SPAN",
-    "keep_versions": "N",
     "layer_decay": "SHARE",
     "max_size": "SIZE",
     "older_than": "SPAN",
     "name": "NAME",
     "names": "NAME",
     "paths": "PATH",
-    "recompute": "N",
-    "seed": "N",
     "size": "PIXELS",
-    "top": "N",
     "unfreeze_epochs": "EPOCHS",
-    "views": "N",
     "weights": "WEIGHTS",
     "workspace": "DIR",
 }
@@ -114,7 +108,8 @@ def _parameters(kind: type[Request]) -> Iterator[inspect.Parameter]:
             continue
         is_list = get_origin(field.annotation) is tuple
         wanted: Any = list[str] if is_list else field.annotation
-        settings: dict[str, Any] = {"metavar": METAVARS.get(name), "help": field.description}
+        metavar = METAVARS.get(name, "N" if field.annotation in (int, int | None) else None)
+        settings: dict[str, Any] = {"metavar": metavar, "help": field.description}
         for limit in field.metadata:
             settings |= {key: getattr(limit, of) for of, key in (("ge", "min"), ("le", "max")) if hasattr(limit, of)}
         if field.is_required() or is_list:

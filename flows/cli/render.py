@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby, zip_longest
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,7 +17,7 @@ from rich.text import Text
 
 from flows.documents import to_document
 from flows.progress import terminal_progress
-from flows.settings import workspace_root
+from flows.settings import workspace_option
 from pipeline.decision.quote import describe_quote
 from pipeline.jsonable import to_json
 from pipeline.types import LabelMetrics, Metrics, Prediction, Rejected
@@ -62,7 +61,7 @@ def onboarded(result: OnboardResult) -> None:
     say(f"model {model.name}@{model.version} in {model.path}", style="bold")
     serving = result.serving
     say(f"{model.name} is version {serving.version}{' now' if serving.promoted else ''}: {serving.reason}")
-    where = "" if result.workspace == str(workspace_root(None)) else f" --workspace {quote(result.workspace)}"
+    where = workspace_option(result.workspace)
     say(f"next: headstart show {model.name}{where}; headstart predict {model.name} PICTURE...{where}")
 
 
@@ -295,7 +294,7 @@ def printable(text: str) -> str:
 
 
 def _stdout() -> Console:
-    """A console as wide as the terminal; where there is none, wide enough that a reader's lines stay whole."""
+    """Make a console as wide as the terminal, or wide enough for whole lines if there is no terminal."""
     return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
 
 

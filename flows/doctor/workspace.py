@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from shlex import quote
 from shutil import disk_usage
 
 from flows.doctor.check import Check, of_error, or_ok
-from flows.settings import workspace_root
+from flows.settings import workspace_option
 from pipeline.errors import HeadstartError, NotFoundError
 from storage.datasets.manifests import list_datasets
 from storage.maintenance.health import locks_after_writing
@@ -64,8 +63,7 @@ def _check_datasets(workspace: Workspace) -> list[Check]:
 
 
 def _find_gone(workspace: Workspace) -> Iterator[Check]:
-    is_default = str(workspace.root) == str(workspace_root(None))
-    where = "" if is_default else f" --workspace {quote(str(workspace.root))}"
+    where = workspace_option(workspace.root)
     for ref in list_datasets(workspace):
         if not Path(ref.root).exists():
             advice = f"Mount it again, or say where it is now: headstart onboard DIR --name {ref.name}{where}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from storage.models.bundles import REPORT_FILE
 SECONDS_BETWEEN_WRITES = 10.0
 
 Warn = Callable[[str], None]
-Document = Mapping[str, Any]
 
 
 class Showcase:
@@ -51,7 +50,7 @@ class Showcase:
                 made: Any = artifact.create()
                 self._ids[slot] = made.id
         except httpx.HTTPError as error:
-            self._warn(f"{slot} could not be shown in Prefect ({type(error).__name__}); the run goes on.")
+            self._warn(f"{slot} could not be shown in Prefect ({type(error).__name__}); the run continues.")
 
 
 class RunProgress(Lines):
@@ -115,7 +114,7 @@ def show_plan(showcase: Showcase, record: ModelRecord) -> None:
 
 
 def show_model(showcase: Showcase, ref: ModelRef) -> None:
-    """Show a saved model: its figures, a row a class, its report and where that lies."""
+    """Show a saved model: its figures, a row a class, its report and the place of its files."""
     name, metrics = ref.name, ref.record.metrics
     title, report = f"{name}@{ref.version}", Path(ref.path, REPORT_FILE)
     artifacts = {

@@ -255,9 +255,9 @@ def wait_for(
     Raises
     ------
     HeadstartError
-        Of the kind that ended the run, where that is one of ours; CancelledError for one that was stopped.
+        Of the kind that ended the run, if it was an error of headstart; CancelledError for a run that was stopped.
     ServerUnreachableError
-        When the server was away for ten minutes. The run may still go on.
+        The server was away for ten minutes. The run may continue.
     """
     url, run_id = get_server(), submitted.run
     heard = time.monotonic()

@@ -225,9 +225,9 @@ def _delete_dropped_schedules(client: SyncPrefectClient, slugs: Slugs) -> list[s
 
 def read_deployments(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
     """Read the deployments of headstart, by flow/deployment; the oldest is the first."""
-    ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-    flows = {flow.id: flow.name for flow in client.read_flows(deployment_filter=ours)}
-    found = sorted(client.read_deployments(deployment_filter=ours), key=lambda row: str(row.created))
+    of_headstart = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    flows = {flow.id: flow.name for flow in client.read_flows(deployment_filter=of_headstart)}
+    found = sorted(client.read_deployments(deployment_filter=of_headstart), key=lambda row: str(row.created))
     return {f"{flows.get(row.flow_id, '?')}/{row.name}": row for row in found}
 
 

@@ -44,7 +44,7 @@ from storage.models.serving import get_model
 from storage.workspace import Workspace
 
 Given = ParamSpec("Given")
-DEFAULTS: Any = {}  # of a form: a request made here would keep the workspace of whoever deploys
+DEFAULTS: Any = {}  # of a form: a request made here would keep the workspace of the person who deploys
 
 # The feature store is the cache. Prefect's own would be a second one, and two disagree sooner or later.
 _TASKS = steps.Steps(
@@ -140,7 +140,7 @@ def extract(params: ExtractRequest) -> tuple[str, object]:
 @flow(name="refresh", flow_run_name=_run_name)
 @_ending
 def refresh(params: RefreshRequest = DEFAULTS) -> tuple[str, object]:
-    """Read every dataset again, compute what is new, and train again where enough changed; the better model serves."""
+    """Read every dataset again, compute what is new, and train again if enough changed; the better model serves."""
     run = _Run()
     result = run_refresh(params, run.progress, run.logger.info, _TASKS, submission.schedule_finetuning)
     workspace = Workspace.open(params.workspace)

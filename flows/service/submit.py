@@ -23,7 +23,7 @@ from flows.service.client import (
     hide_password,
     next_attempt,
 )
-from flows.settings import prefect_url, workspace_root
+from flows.settings import prefect_url, workspace_option
 from pipeline.decision.plan import FINETUNING
 from pipeline.errors import HeadstartError, NotFoundError
 
@@ -121,9 +121,8 @@ def _command(request: FinetuneRequest, *options: str) -> str:
         for option in fields(request)
         if option.name in OPTIONS and (value := getattr(request, option.name)) != option.default
     ]
-    if request.workspace != str(workspace_root(None)):
-        given.append(f"--workspace {quote(request.workspace)}")
-    return " ".join(["headstart finetune", request.name, *given, *options])
+    command = " ".join(["headstart finetune", request.name, *given])
+    return " ".join([command + workspace_option(request.workspace), *options])
 
 
 def _submit_attempt(url: str, request: FinetuneRequest, job: str, attempt: int) -> SubmittedJob:
