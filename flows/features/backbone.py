@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from flows.settings import visible_gpus
 from flows.stopwatch import stage
-from pipeline.backbones.table import BACKBONES, SIZES, WHEEL, check_backbone, get_backbone, own_size, parse_spec
+from pipeline.backbones.table import BACKBONES, SIZES, WHEEL, check_backbone, get_backbone, own_size
 from pipeline.engine.files import TAPS_FILE
 from pipeline.errors import NotFoundError
 from pipeline.fingerprint import fingerprint
+from pipeline.jsonable import from_json
 from pipeline.machine import find_gpu, machine_id
 from pipeline.report.record import ModelRecord
 from pipeline.types import BackboneSpec
@@ -63,7 +64,7 @@ def _describe(workspace: Workspace, name: str, weights: str, size: int | None) -
     # the own size is not named: what older versions described is still found
     key = fingerprint(identity if size in (None, own_size(name)) else {**identity, "size": size})
     if value := find_measurement(workspace, "backbones", key):
-        found = parse_spec(value)
+        found = from_json(BackboneSpec, value)
         return replace(found, source=str(file.resolve())) if file.is_file() else found  # it may have moved
     with stage("imports"):
         from pipeline.backbones.applications import describe_application
@@ -77,7 +78,7 @@ def list_backbones(workspace: Workspace) -> list[BackboneSpec]:
     """Every backbone that can be used here: the embedded ones at any size, and those that a run has described."""
     embedded = [get_backbone(name, size) for name in BACKBONES for size in sorted({*SIZES, own_size(name)})]
     described = [read_measurement(workspace, "backbones", key) for key in list_measurements(workspace, "backbones")]
-    return [*embedded, *map(parse_spec, described)]
+    return [*embedded, *(from_json(BackboneSpec, value) for value in described)]
 
 
 def get_recorded_backbone(workspace: Workspace, record: ModelRecord) -> BackboneSpec:

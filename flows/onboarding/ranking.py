@@ -19,7 +19,7 @@ from pipeline.backbones.table import (
     AUTO_MINUTES,
     BACKBONES,
     DEFAULT_BACKBONE,
-    find_weights,
+    get_weights_path,
     is_installed,
     keras_file,
     own_size,
@@ -81,7 +81,7 @@ def available_backbones() -> list[str]:
 
     The price of a network is taken to be the bytes of its weights times the pixels it sees.
     """
-    prices = {name: _price(find_weights(spec), name) for name, spec in BACKBONES.items() if is_installed(name)}
+    prices = {name: _price(get_weights_path(name), name) for name in BACKBONES if is_installed(name)}
     for name in APPLICATIONS:
         file = keras_home() / "models" / keras_file(name)
         if file.is_file():

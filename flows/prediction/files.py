@@ -41,9 +41,11 @@ def predict_with(workspace: Workspace, ref: ModelRef, paths: Iterable[str], top:
     recipe, classes, thresholds = read_recipe(folder), read_classes(folder), read_thresholds(folder)
     engine_folder = _classifier_engine(workspace, ref, recipe)
 
-    from pipeline.delivery.predict import load_classifier, predict_files
+    from pipeline.delivery.predict import predict_files
+    from pipeline.engine.files import CLASSIFIER_FILE
+    from pipeline.engine.openvino_engine import Engine
 
-    return predict_files(paths, load_classifier(engine_folder), recipe, classes, top, thresholds)
+    return predict_files(paths, Engine.load(engine_folder / CLASSIFIER_FILE), recipe, classes, top, thresholds)
 
 
 def files_below(paths: Iterable[str]) -> Iterator[str]:

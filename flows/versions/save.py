@@ -55,14 +55,14 @@ def save_model(workspace: Workspace, model: NewModel) -> ModelRef:
     NumericsError
         The written model differs from the cached path: nothing is saved.
     """
-    from pipeline.delivery.model import certify, write_model
+    from pipeline.delivery.model import certify
     from pipeline.report.page import render_report
 
     manifest, recipe, head = model.manifest, model.recipe, model.head
 
     def fill(folder: Path) -> ModelRecord:
         with stage("save"):
-            write_model(model.build(), folder / MODEL_FILE)
+            model.build().save(folder / MODEL_FILE)
             write_bundle_files(folder, manifest.classes, recipe, head.thresholds)
         with stage("certify"):
             chosen = sample_images(model.test_on, NUM_CERTIFIED)

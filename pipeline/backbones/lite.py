@@ -1,4 +1,4 @@
-"""EfficientNet-Lite in Keras, from its PyTorch checkpoint.
+"""EfficientNet-Lite in Keras, with the weights of its PyTorch checkpoint.
 
 EfficientNet (Tan & Le 2019, arXiv 1905.11946) without squeeze-and-excite and with ReLU6 for swish
 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite). TensorFlow "same" padding,
@@ -74,13 +74,13 @@ def scale_stages(width: float, depth: float) -> tuple[Stage, ...]:
 
 
 def _scale_channels(channels: int, width: float) -> int:
-    """Round to the nearest step, and up where that would lose more than a tenth."""
+    """Round to the nearest step, and up if that would lose more than a tenth."""
     wanted = channels * width
     rounded = int(wanted + CHANNEL_STEP / 2) // CHANNEL_STEP * CHANNEL_STEP
     return rounded if rounded >= 0.9 * wanted else rounded + CHANNEL_STEP
 
 
-def build_lite(name: str, size: int, weights: Weights, *, classifier: bool = False) -> keras.Model:
+def build_lite(name: str, size: int, weights: Weights) -> keras.Model:
     """Build the network and load its weights.
 
     Parameters
@@ -91,13 +91,11 @@ def build_lite(name: str, size: int, weights: Weights, *, classifier: bool = Fal
         Height and width of the input in pixels.
     weights
         The checkpoint's arrays by PyTorch parameter name.
-    classifier
-        With the 1,000-class ImageNet classifier; without it the output is `top_activation`.
 
     Returns
     -------
-    A frozen model from (batch, size, size, 3) RGB values 0-255 to (batch, size/32, size/32, 1280) or to
-    (batch, 1000) probabilities. Layers `stage0` … `stage6` are the outputs of the stages.
+    A frozen model from (batch, size, size, 3) RGB values 0-255 to (batch, size/32, size/32, 1280), the output of
+    `top_activation`. Layers `stage0` … `stage6` are the outputs of the stages.
     """
     net = _Builder(weights)
     pixels = keras.Input((size, size, 3), name="pixels")
@@ -113,11 +111,6 @@ def build_lite(name: str, size: int, weights: Weights, *, classifier: bool = Fal
         x = layers.Identity(name=f"stage{number}")(x)
     x = net.conv(x, TOP_CHANNELS, 1, 1, "top_conv", "_conv_head")
     x = net.norm_relu6(x, "top", "_bn1")
-    if classifier:
-        x = layers.GlobalAveragePooling2D(name="top_gap")(x)
-        dense = layers.Dense(1000, activation="softmax", name="classifier")
-        x = dense(x)
-        dense.set_weights([weights["_fc.weight"].T, weights["_fc.bias"]])
     model = keras.Model(pixels, x, name=name)
     model.trainable = False
     return model

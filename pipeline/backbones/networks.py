@@ -1,4 +1,4 @@
-"""Backbones in Keras: load one, read its taps, read its BatchNorm statistics.
+"""Backbones in Keras, their taps and the moments of their BatchNorm inputs.
 
 Heavy leaf: importing it loads TensorFlow.
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 from pipeline.backbones.applications import load_application, norm_layers
 from pipeline.backbones.lite import build_lite
-from pipeline.backbones.table import WHEEL, find_weights
+from pipeline.backbones.table import WHEEL, get_weights_path
 from pipeline.backbones.torch_checkpoint import read_checkpoint
 from pipeline.quiet_keras import keras
-from pipeline.types import BackboneSpec, LayerStatistics, Tap
+from pipeline.types import BackboneSpec, Tap
 
 layers, ops = keras.layers, keras.ops
 
@@ -22,12 +22,12 @@ GRID_SIDE = 3  # cells of the coarse average grid: spatial layout at 9 values a 
 
 @cache  # a run converts the backbone for the pass and builds the delivered model on it
 def load_backbone(spec: BackboneSpec) -> keras.Model:
-    """Load a frozen backbone that everybody shares; see `build_backbone`."""
+    """Load a frozen backbone that all callers share; see `build_backbone`."""
     return build_backbone(spec)
 
 
 def build_backbone(spec: BackboneSpec) -> keras.Model:
-    """Build a frozen backbone of one's own, from (batch, size, size, 3) RGB pixels 0-255; its preprocessing is inside.
+    """Build a frozen backbone from (batch, size, size, 3) RGB pixels 0-255, that no other caller has; it preprocesses.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def build_backbone(spec: BackboneSpec) -> keras.Model:
     """
     if spec.source != WHEEL:
         return load_application(spec)
-    return build_lite(spec.name, spec.recipe.size, read_checkpoint(find_weights(spec), spec.weights_sha256))
+    return build_lite(spec.name, spec.recipe.size, read_checkpoint(get_weights_path(spec.name), spec.weights_sha256))
 
 
 def tap_outputs(backbone: keras.Model, taps: tuple[Tap, ...]) -> dict[str, Any]:
@@ -63,19 +63,6 @@ def moment_output(backbone: keras.Model) -> Any:
     """
     moments = []
     for layer in norm_layers(backbone):
-        places = tuple(range(1, len(layer.input.shape) - 1))  # none where the input is a row, not a map
+        places = tuple(range(1, len(layer.input.shape) - 1))  # none if the input is a row, not a map
         moments += [ops.mean(layer.input, axis=places), ops.mean(ops.square(layer.input), axis=places)]
     return ops.concatenate(moments, axis=-1)
-
-
-def norm_statistics(backbone: keras.Model) -> list[LayerStatistics]:
-    """Read what the backbone's BatchNorm layers remember of the data it was trained on."""
-    return [
-        LayerStatistics(
-            name=layer.name,
-            moving_mean=ops.convert_to_numpy(layer.moving_mean),
-            moving_variance=ops.convert_to_numpy(layer.moving_variance),
-            epsilon=float(layer.epsilon),
-        )
-        for layer in norm_layers(backbone)
-    ]

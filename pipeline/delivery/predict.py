@@ -1,4 +1,4 @@
-"""Pictures to predictions with a delivered model: the same decoder, the same recipe, the same weights.
+"""Predictions of a delivered model for pictures: the same decoder, the same recipe, the same weights.
 
 Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
 """
@@ -6,12 +6,11 @@ Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.engine.files import CLASSIFIER_FILE, PROBABILITIES
+from pipeline.engine.files import PROBABILITIES
 from pipeline.engine.openvino_engine import Engine
 from pipeline.errors import ImageError
 from pipeline.images.ahead import batched, work_ahead
@@ -24,11 +23,6 @@ class _Failure(NamedTuple):
 
     error: str
     unread: bool  # it may be readable the next time
-
-
-def load_classifier(folder: Path) -> Engine:
-    """Compile the network of a delivered model."""
-    return Engine.load(folder / CLASSIFIER_FILE)
 
 
 def predict_files(

@@ -1,4 +1,4 @@
-"""Keras to OpenVINO, once per network, and refused if the two do not agree.
+"""Conversion from Keras to OpenVINO, once per network; refused if the two do not agree.
 
 Heavy leaf: importing it loads TensorFlow and OpenVINO.
 """
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.backbones.networks import load_backbone, moment_output, norm_statistics, tap_outputs
+from pipeline.backbones.applications import norm_layers
+from pipeline.backbones.networks import load_backbone, moment_output, tap_outputs
 from pipeline.engine.canary import canary_pictures, relative_difference
 from pipeline.engine.files import CLASSIFIER_FILE, MOMENTS_FILE, PROBABILITIES, STATISTICS_FILE, TAPS_FILE
 from pipeline.engine.openvino_engine import DEFAULT_TUNING, Engine
@@ -79,12 +80,10 @@ def probe_pixels(recipe: Recipe) -> Pixels:
 
 
 def _write_statistics(backbone: keras.Model, path: Path) -> None:
-    arrays: dict[str, Any] = {
-        f"{index:03d}.{layer.name}": np.stack(
-            [layer.moving_mean, layer.moving_variance, np.full_like(layer.moving_mean, layer.epsilon)]
-        )
-        for index, layer in enumerate(norm_statistics(backbone))
-    }
+    arrays: dict[str, Any] = {}
+    for index, layer in enumerate(norm_layers(backbone)):
+        mean, variance = (np.asarray(weight) for weight in (layer.moving_mean, layer.moving_variance))
+        arrays[f"{index:03d}.{layer.name}"] = np.stack([mean, variance, np.full_like(mean, layer.epsilon)])
     np.savez(path, **arrays)
 
 

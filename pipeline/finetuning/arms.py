@@ -36,7 +36,7 @@ from pipeline.finetuning.train import train
 from pipeline.fingerprint import fingerprint
 from pipeline.heads.fit import fit_head, head_probabilities
 from pipeline.heads.labels import truth_of
-from pipeline.images.decode import short_side
+from pipeline.images.decode import probe
 from pipeline.quiet_keras import keras
 from pipeline.types import Array, Head, Image, Recipe, Tap
 
@@ -243,5 +243,5 @@ def _short_sides(inputs: FinetuneInputs) -> list[int]:
     sides = []
     for image in sample_images(inputs.fit_on, NUM_MEASURED):
         with suppress(OSError, ImageError):
-            sides.append(short_side(inputs.read(image)))
+            sides.append(min(probe(inputs.read(image))))
     return sides

@@ -1,4 +1,4 @@
-"""Reading and decoding ahead in threads, with bounded memory."""
+"""Reading and decoding of pictures in threads, ahead of their consumer, with bounded memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ ReadImage = Callable[[Image], bytes]  # the encoded bytes of an image's file; ma
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What became of one image: pixels, or a reason. A reason is final if it is about the content."""
+    """The result of decoding one image: pixels, or a reason. A reason is final if it is about the content."""
 
     image: Image
     pixels: Pixels | None = None  # (size, size, 3)
@@ -36,7 +37,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """What a file turned out to be: the digest of a picture, or a reason, final if it is about the content."""
+    """The digest of a file that is a picture, or a reason, which is final if it is about the content."""
 
     entry: FileEntry
     digest: Digest | None = None
@@ -103,12 +104,7 @@ def work_ahead(
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Group items into lists of `size`, the last one shorter."""
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    """Group items into lists of `size`, the last one shorter; as `itertools.batched` of Python 3.12."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
         yield batch

@@ -58,8 +58,8 @@ def check_size(num_bytes: int) -> None:
         raise ImageError(f"{num_bytes / 2**20:,.0f} MiB file, more than the {MAX_BYTES / 2**20:.0f} MiB limit")
 
 
-def probe(data: bytes) -> None:
-    """Check from its header that some bytes are a picture that can be decoded; touch no pixel.
+def probe(data: bytes) -> tuple[int, int]:
+    """Check from its header that some bytes are a picture that can be decoded; return its width and height in pixels.
 
     Raises
     ------
@@ -67,20 +67,7 @@ def probe(data: bytes) -> None:
         With the reason: empty, not a picture, too large.
     """
     with _translated(data):
-        _open(data)
-
-
-def short_side(data: bytes) -> int:
-    """Return the shorter side of a picture in pixels, from its header.
-
-    Raises
-    ------
-    ImageError
-        As `probe`.
-    """
-    with _translated(data):
-        image = _open(data)
-    return min(image.size)
+        return _open(data).size
 
 
 def decode(data: bytes, recipe: Recipe) -> Pillow.Image:

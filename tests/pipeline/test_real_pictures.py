@@ -65,18 +65,25 @@ def test_the_eight_orientations_of_one_photo_are_one_picture(shared_data):
 def test_the_network_recognises_imagenet(shared_data, name, wanted, tmp_path):
     """The reference implementation of Lite0 in PyTorch is right for 0.852 of exactly these; rounding costs a few."""
     from pipeline.backbones.lite import build_lite
-    from pipeline.backbones.table import find_weights, get_backbone
+    from pipeline.backbones.table import get_backbone, get_weights_path
     from pipeline.backbones.torch_checkpoint import read_checkpoint
-    from pipeline.delivery.predict import load_classifier, predict_files
+    from pipeline.delivery.predict import predict_files
     from pipeline.engine.conversion import convert_classifier
+    from pipeline.engine.files import CLASSIFIER_FILE
+    from pipeline.engine.openvino_engine import Engine
+    from pipeline.quiet_keras import keras
 
     spec = get_backbone(name)
-    weights = read_checkpoint(find_weights(spec), spec.weights_sha256)
-    convert_classifier(build_lite(spec.name, spec.recipe.size, weights, classifier=True), spec.recipe, tmp_path)
+    weights = read_checkpoint(get_weights_path(spec.name), spec.weights_sha256)
+    backbone = build_lite(spec.name, spec.recipe.size, weights)
+    dense = keras.layers.Dense(1000, activation="softmax")
+    network = keras.Model(backbone.input, dense(keras.layers.GlobalAveragePooling2D()(backbone.output)))
+    dense.set_weights([weights["_fc.weight"].T, weights["_fc.bias"]])
+    convert_classifier(network, spec.recipe, tmp_path)
     files = regular_files(shared_data("imagenet_sample"))
     files = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg")]  # in the order of the classes
     assert len(files) == 1000
     classes = [str(number) for number in range(1000)]
-    rows = predict_files(map(str, files), load_classifier(tmp_path), spec.recipe, classes, top=1)
+    rows = predict_files(map(str, files), Engine.load(tmp_path / CLASSIFIER_FILE), spec.recipe, classes, top=1)
     right = [row.error is None and row.top[0][0] == str(number) for number, row in enumerate(rows)]
     assert sum(right) / 1000 >= wanted

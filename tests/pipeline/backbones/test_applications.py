@@ -21,9 +21,10 @@ from pipeline.backbones.table import (
     check_backbone,
     get_backbone,
     keras_file,
-    parse_spec,
 )
 from pipeline.errors import DamagedError, NotFoundError, NumericsError, UnknownNameError, UsageError
+from pipeline.jsonable import from_json
+from pipeline.types import BackboneSpec
 from tests.conftest import ROOT
 from tests.factories import a_head, a_photo, an_image, encoded
 
@@ -108,13 +109,13 @@ def test_the_embedded_network_at_another_size_is_the_same_but_similarity_is_not_
 def test_a_spec_survives_json(moments):
     spec = get_backbone(DEFAULT_BACKBONE)
     spec = spec if moments else replace(spec, moments=None)
-    assert parse_spec(json.loads(json.dumps(asdict(spec)))) == spec
+    assert from_json(BackboneSpec, json.loads(json.dumps(asdict(spec)))) == spec
 
 
-@pytest.mark.parametrize("mistake", [{"taps": [{"name": "top"}]}, {"recipe": {"sise": 3}}, {"colour": "red"}])
-def test_what_is_no_spec_is_refused(mistake):
-    with pytest.raises(DamagedError, match="no description of a backbone"):
-        parse_spec({**asdict(get_backbone(DEFAULT_BACKBONE)), **mistake})
+@pytest.mark.parametrize("mistake", [{"taps": [{"name": "top"}]}, {"recipe": {"sise": 3}}, {"weights": None}])
+def test_a_stored_spec_that_lacks_something_is_refused(mistake):
+    with pytest.raises(DamagedError, match="stored BackboneSpec is damaged"):
+        from_json(BackboneSpec, {**asdict(get_backbone(DEFAULT_BACKBONE)), **mistake})
 
 
 def test_a_backbone_without_moments_has_no_space_for_them():
@@ -286,7 +287,7 @@ def check_inspection(network, spec):
 
 def check_delivery(spec, folder):
     """A model of a gap and a grid tap is saved, loaded by Keras in safe mode, and equals the compiled file."""
-    from pipeline.delivery.model import build_model, certify, write_model
+    from pipeline.delivery.model import build_model, certify
     from pipeline.engine.files import TAPS_FILE
     from pipeline.engine.openvino_engine import Engine
     from pipeline.heads.fit import head_probabilities, head_scores
@@ -300,7 +301,7 @@ def check_delivery(spec, folder):
     surplus = head_scores(raw, features).mean(axis=0)
     head = replace(raw, taps=tuple(replace(part, bias=part.bias - surplus) for part in raw.taps))
     path = folder / "model.keras"
-    write_model(build_model(spec, head), path)
+    build_model(spec, head).save(path)
     expected = head_probabilities(head, features)
     images = [an_image(row, path=str(row)) for row in range(3)]
     found = certify(path, images, lambda image: files[int(image.path)], spec.recipe, expected, range(3))
@@ -315,7 +316,7 @@ def test_a_network_of_every_family_is_a_backbone(name, describe, tmp_path):
     from pipeline.engine.conversion import convert_backbone
 
     spec = describe(name, FAMILIES[name])
-    assert parse_spec(json.loads(json.dumps(asdict(spec)))) == spec
+    assert from_json(BackboneSpec, json.loads(json.dumps(asdict(spec)))) == spec
     network = load_backbone(spec)
     assert network.trainable_weights == []
     assert network.input.shape == (None, spec.recipe.size, spec.recipe.size, 3)
@@ -389,20 +390,20 @@ def test_random_weights_remember_no_data_and_have_no_moments(describe):
 
 @pytest.mark.parametrize(("name", "num_layers"), [(SMALL, 34), ("vgg16", 0)])
 def test_moments_are_of_the_inputs_of_every_batchnorm_layer(tmp_path, keras, name, num_layers):
-    from pipeline.backbones.applications import describe_application
-    from pipeline.backbones.networks import load_backbone, moment_output, norm_statistics
+    from pipeline.backbones.applications import describe_application, norm_layers
+    from pipeline.backbones.networks import load_backbone, moment_output
 
     file = tmp_path / "own.weights.h5"
     builder = getattr(keras.applications, APPLICATIONS[name].builder)
     builder(include_top=False, weights=None, input_shape=(224, 224, 3)).save_weights(file)
     spec = describe_application(name, str(file))
     network = load_backbone(spec)
-    statistics = norm_statistics(network)
-    assert len(statistics) == num_layers
+    normed = norm_layers(network)
+    assert len(normed) == num_layers
     if num_layers == 0:
         assert spec.moments is None
         return
-    assert spec.moments.dim == 2 * sum(len(layer.moving_mean) for layer in statistics)
+    assert spec.moments.dim == 2 * sum(len(layer.moving_mean) for layer in normed)
     inputs = [layer.input for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     probe = keras.Model(network.input, [inputs[0], inputs[-1], moment_output(network)])
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 224, 224, 3)).astype(np.float32)

@@ -66,10 +66,10 @@ def model_file(spec, head, tmp_path_factory):
 
 
 def save(spec, head, folder):
-    from pipeline.delivery.model import build_model, write_model
+    from pipeline.delivery.model import build_model
 
     path = folder / "model.keras"
-    write_model(build_model(spec, head), path)
+    build_model(spec, head).save(path)
     return path
 
 
