@@ -61,11 +61,11 @@ def _identify(
         for files_at_once in batched(fresh, FILES_REMEMBERED_AT_ONCE):
             seen_ns = time.time_ns()
             learned: dict[str, tuple[FileEntry, Digest | str]] = {}
-            for item in identify_files(root, files_at_once):
-                if item.digest or item.final:
-                    learned[item.entry.path] = (item.entry, item.digest or item.reason)
+            for entry, found in identify_files(root, files_at_once):
+                if isinstance(found, bytes) or found.final:
+                    learned[entry.path] = (entry, found if isinstance(found, bytes) else found.reason)
                 else:
-                    unread.append(Rejected(item.entry.path, item.reason))
+                    unread.append(Rejected(entry.path, found.reason))
             memory.remember(root, learned, seen_ns)
             known |= {path: found for path, (_, found) in learned.items()}
     digests = {path: found for path, found in known.items() if isinstance(found, bytes)}

@@ -20,16 +20,13 @@ def position_of(digest: Digest, salt: str) -> float:
     return (int.from_bytes(place[:8], "big") >> 11) / 2**53
 
 
-def split_of(digest: Digest, *, val: float = 0.0, test: float = TEST_SHARE) -> Split:
-    """Name the split of one picture.
+def split_of(digest: Digest) -> Split:
+    """Name the split of one picture of a folder that has no split of its own.
 
     >>> split_of(bytes(32))
     'train'
     """
-    position = position_of(digest, "split")
-    if position < test:
-        return "test"
-    return "val" if position < test + val else "train"
+    return "test" if position_of(digest, "split") < TEST_SHARE else "train"
 
 
 def sample_images(images: Sequence[Image], num_images: int) -> tuple[Image, ...]:

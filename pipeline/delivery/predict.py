@@ -6,23 +6,14 @@ Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.engine.files import PROBABILITIES
 from pipeline.engine.openvino_engine import Engine
-from pipeline.errors import ImageError
-from pipeline.images.ahead import batched, work_ahead
+from pipeline.images.ahead import Unusable, batched, or_unusable, work_ahead
 from pipeline.images.decode import decode, prepare, read_picture
 from pipeline.types import Array, Pixels, Prediction, Recipe
-
-
-class _Failure(NamedTuple):
-    """Why a file has no pixels."""
-
-    error: str
-    unread: bool  # it may be readable the next time
 
 
 def predict_files(
@@ -48,25 +39,21 @@ def predict_files(
         probabilities = iter(outputs[PROBABILITIES])
         for path, item in batch:
             row = next(probabilities)
-            if isinstance(item, _Failure):
-                yield Prediction(path, error=item.error, labels=() if thresholds else None, unread=item.unread)
+            if isinstance(item, Unusable):
+                yield Prediction(path, error=item.reason, labels=() if thresholds else None, unread=not item.final)
             else:
                 yield Prediction(path, _best(row, classes, top), labels=_given(row, classes, thresholds))
 
 
-def _read(path: str, recipe: Recipe) -> Pixels | _Failure:
-    try:
-        return prepare(decode(read_picture(path), recipe), recipe)
-    except OSError as error:
-        return _Failure(f"cannot be read: {error.strerror or error}", unread=True)
-    except ImageError as error:
-        return _Failure(str(error), unread=False)
+@or_unusable
+def _read(path: str, recipe: Recipe) -> Pixels:
+    return prepare(decode(read_picture(path), recipe), recipe)
 
 
-def _pixels(items: Sequence[Pixels | _Failure], recipe: Recipe) -> Pixels:
+def _pixels(items: Sequence[Pixels | Unusable], recipe: Recipe) -> Pixels:
     """Stack a batch; a row without a picture is black, and its output is not used."""
     black = np.zeros((recipe.size, recipe.size, 3), np.float32)
-    return np.stack([black if isinstance(item, _Failure) else item for item in items])
+    return np.stack([black if isinstance(item, Unusable) else item for item in items])
 
 
 def _best(row: Array, classes: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:

@@ -1,4 +1,4 @@
-"""Frozen forward passes on a GPU in Keras, behind the interface of `pipeline.engine.openvino_engine`.
+"""Frozen forward passes on a GPU in Keras.
 
 Heavy leaf: importing it loads TensorFlow.
 """
@@ -6,12 +6,12 @@ Heavy leaf: importing it loads TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from pipeline.backbones.networks import load_backbone, tap_outputs
-from pipeline.engine.openvino_engine import Rows
+from pipeline.engine.extract import FeatureEngine, Rows, Tag
 from pipeline.images.ahead import work_ahead
 from pipeline.quiet_keras import keras, tf
 from pipeline.types import Array, BackboneSpec, Pixels
@@ -20,20 +20,18 @@ BATCH = 64  # rows of every pass
 NUM_FEEDERS = 2  # threads: one batch is copied to the device, another one's outputs back, while a third computes
 NUM_AHEAD = 3  # batches on their way; their memory on the device is bounded by it
 
-Tag = TypeVar("Tag")
 
-
-class KerasEngine:
+class KerasEngine(FeatureEngine):
     """A network of Keras from (batch, size, size, 3) pixels to named float32 outputs, on the best device there is.
 
-    Every batch is filled up to its full size, so that a picture's numbers do not depend on its neighbours. Building
-    one switches TF32 off in the whole process: its 10 bits of mantissa would give features that the canary refuses.
+    Building one switches TF32 off in the whole process: its 10 bits of mantissa would give features that the canary
+    refuses.
     """
 
     def __init__(self, network: keras.Model, batch: int = BATCH) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         self.batch = batch
-        self._dims = {name: int(output.shape[-1]) for name, output in network.output.items()}
+        self.dims = {name: int(output.shape[-1]) for name, output in network.output.items()}
         self._compute = tf.function(
             lambda pixels: network(pixels, training=False),
             input_signature=[tf.TensorSpec((batch, *network.input.shape[1:]), tf.float32)],
@@ -46,21 +44,13 @@ class KerasEngine:
         backbone = load_backbone(spec)
         return cls(keras.Model(backbone.input, tap_outputs(backbone, spec.taps)), batch)
 
-    def run(self, pixels: Pixels) -> dict[str, Array]:
-        """Run up to any number of rows and return (rows, dim) per output name."""
-        batches = (pixels[start : start + self.batch] for start in range(0, len(pixels), self.batch))
-        results = [outputs for _, outputs in self.stream((None, batch) for batch in batches)]
-        none = {name: np.empty((0, dim), np.float32) for name, dim in self._dims.items()}
-        return {name: np.concatenate([none[name], *(result[name] for result in results)]) for name in self._dims}
-
     def stream(self, batches: Iterable[tuple[Tag, Rows]]) -> Iterator[tuple[Tag, Mapping[str, Array]]]:
-        """Run (tag, 1 to `batch` rows) batches, overlapped with whatever makes them; yields in their order."""
         return work_ahead(batches, self._run_batch, NUM_FEEDERS, NUM_AHEAD)
 
     def _run_batch(self, tagged: tuple[Tag, Rows]) -> tuple[Tag, Mapping[str, Array]]:
         tag, pixels = tagged
         outputs: Mapping[str, Any] = self._compute(tf.constant(_filled(pixels, self.batch)))
-        return tag, {name: outputs[name].numpy()[: len(pixels)] for name in self._dims}
+        return tag, {name: outputs[name].numpy()[: len(pixels)] for name in self.dims}
 
 
 def _filled(rows: Rows, batch: int) -> Pixels:

@@ -6,18 +6,14 @@ Heavy leaf: importing it loads OpenVINO (0.3 s), never TensorFlow.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-
+from pipeline.engine.extract import FeatureEngine, Rows, Tag
 from pipeline.quiet_openvino import ov
 from pipeline.types import Array, Pixels
-
-Tag = TypeVar("Tag")
-Rows = Pixels | Sequence[Pixels]  # pictures of (size, size, 3) each, as one array or one by one
 
 # float32 everywhere: a CPU with AMX would otherwise answer in bfloat16, and features would not be portable.
 _SETTINGS: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
@@ -37,11 +33,8 @@ class Tuning:
 DEFAULT_TUNING = Tuning(batch=2, streams=0, threads=0)
 
 
-class Engine:
-    """A compiled network from (batch, size, size, 3) pixels to named float32 outputs.
-
-    Every batch is filled up to its full size, so that a picture's numbers do not depend on its neighbours.
-    """
+class Engine(FeatureEngine):
+    """A compiled network from (batch, size, size, 3) pixels to named float32 outputs."""
 
     def __init__(self, network: ov.Model, tuning: Tuning = DEFAULT_TUNING) -> None:
         network = network.clone()  # what is compiled has a fixed batch, what we were given keeps its own
@@ -56,22 +49,15 @@ class Engine:
         self.row_shape: tuple[int, ...] = tuple(self._compiled.input().shape)[1:]  # (size, size, 3)
         # one more than run at a time, so that none waits for us to fetch results and stack pixels
         self.num_requests: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
-        self._names = [output.get_any_name() for output in self._compiled.outputs]
+        self.dims = {output.get_any_name(): int(output.shape[1]) for output in self._compiled.outputs}
 
     @classmethod
     def load(cls, path: Path, tuning: Tuning = DEFAULT_TUNING) -> Engine:
         """Compile a network that `pipeline.engine.conversion` saved."""
         return cls(ov.Core().read_model(path), tuning)
 
-    def run(self, pixels: Pixels) -> dict[str, Array]:
-        """Run up to any number of rows and return (rows, dim) per output name."""
-        batches = (pixels[start : start + self.batch] for start in range(0, len(pixels), self.batch))
-        results = [outputs for _, outputs in self.stream((None, batch) for batch in batches)]
-        none = {name: np.empty((0, *self._compiled.output(name).shape[1:]), np.float32) for name in self._names}
-        return {name: np.concatenate([none[name], *(result[name] for result in results)]) for name in self._names}
-
     def stream(self, batches: Iterable[tuple[Tag, Rows]]) -> Iterator[tuple[Tag, Mapping[str, Array]]]:
-        """Run (tag, 1 to `batch` rows) batches, overlapped with whatever makes them; yields in their order.
+        """Run batches as `FeatureEngine.stream`.
 
         Requests are waited for in turn instead of through OpenVINO's callbacks: a callback's thread can hold
         the last reference to the network, and a network destroyed by its own thread aborts the process.
@@ -93,7 +79,7 @@ class Engine:
     ) -> tuple[Tag, Mapping[str, Array]]:
         tag, rows, request = running.popleft()
         request.wait()
-        outputs = {name: request.get_tensor(name).data[:rows].copy() for name in self._names}
+        outputs = {name: request.get_tensor(name).data[:rows].copy() for name in self.dims}
         idle.append(request)
         return tag, outputs
 

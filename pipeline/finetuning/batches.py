@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from pipeline.decision.schedule import Augmentation, Schedule, class_weights
 from pipeline.errors import DataError
-from pipeline.images.ahead import Decoded, ReadImage, decode_image, decode_images, work_ahead
+from pipeline.images.ahead import ReadImage, Unusable, decode_image, decode_images, work_ahead
 from pipeline.images.views import moved
 from pipeline.types import Array, Image, Pixels, Recipe
 
@@ -41,7 +41,8 @@ class Undecoded:
         self._images, self._read, self._recipe = images, read, recipe
 
     def __getitem__(self, place: int) -> Bytes:
-        return _rounded(whole(decode_image(self._images[place], self._read, self._recipe)))
+        image = self._images[place]
+        return _rounded(whole(image, decode_image(image, self._read, self._recipe)))
 
     def __len__(self) -> int:
         return len(self._images)
@@ -56,17 +57,17 @@ def decode_into(pixels: Bytes, images: Sequence[Image], read: ReadImage, recipe:
         A picture is gone, or has changed since its features were computed.
     """
     for place, found in enumerate(decode_images(images, read, recipe)):
-        pixels[place] = _rounded(whole(found))
+        pixels[place] = _rounded(whole(*found))
 
 
-def whole(found: Decoded) -> Pixels:
+def whole(image: Image, found: Pixels | Unusable) -> Pixels:
     """Return the pixels of a picture that could be read earlier, when its features were computed."""
-    if found.pixels is None:
+    if isinstance(found, Unusable):
         raise DataError(
-            f"{found.image.path}: {found.reason}. It could be read when its features were computed; bring it back, or "
+            f"{image.path}: {found.reason}. It could be read when its features were computed; bring it back, or "
             "onboard the folder again."
         )
-    return found.pixels
+    return found
 
 
 def _rounded(pixels: Pixels) -> Bytes:

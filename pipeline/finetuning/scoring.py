@@ -37,7 +37,7 @@ def predict_images(network: keras.Model, images: Sequence[Image], read: ReadImag
     DataError
         A picture is gone, or has changed since its features were computed.
     """
-    pixels = (whole(found) for found in decode_images(images, read, recipe))
+    pixels = (whole(*found) for found in decode_images(images, read, recipe))
     scores = _run(network, (np.stack(batch) for batch in batched(pixels, PREDICTED_AT_ONCE)))
     probabilities: Array = softmax(scores, axis=1)
     return probabilities

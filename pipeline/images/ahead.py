@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from pipeline.errors import ImageError
 from pipeline.fingerprint import digest
@@ -22,64 +23,61 @@ DECODE_AHEAD = 32  # pictures decoded but not yet run: 19 MB at 224 pixels
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Given = ParamSpec("Given")
 ReadImage = Callable[[Image], bytes]  # the encoded bytes of an image's file; may raise OSError
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """The result of decoding one image: pixels, or a reason. A reason is final if it is about the content."""
+class Unusable:
+    """Why a file gives no picture."""
 
-    image: Image
-    pixels: Pixels | None = None  # (size, size, 3)
-    reason: str = ""
-    final: bool = False
+    reason: str
+    final: bool  # it is about the content; else the file may be readable the next time
 
 
-@dataclass(frozen=True, slots=True)
-class Identified:
-    """The digest of a file that is a picture, or a reason, which is final if it is about the content."""
+def or_unusable(work: Callable[Given, Result]) -> Callable[Given, Result | Unusable]:
+    """Make a function that reads a file return the reason if there is no picture in it."""
 
-    entry: FileEntry
-    digest: Digest | None = None
-    reason: str = ""
-    final: bool = False
+    @wraps(work)
+    def attempt(*args: Given.args, **kwargs: Given.kwargs) -> Result | Unusable:
+        try:
+            return work(*args, **kwargs)
+        except OSError as error:
+            return Unusable(f"cannot be read: {error.strerror or error}", final=False)
+        except ImageError as error:
+            return Unusable(str(error), final=True)
+
+    return attempt
 
 
-def decode_images(images: Iterable[Image], read: ReadImage, recipe: Recipe) -> Iterator[Decoded]:
+def decode_images(
+    images: Iterable[Image], read: ReadImage, recipe: Recipe
+) -> Iterator[tuple[Image, Pixels | Unusable]]:
     """Decode images in order. None of them can fail the others: each comes back with pixels or a reason."""
-    return work_ahead(images, lambda image: decode_image(image, read, recipe))
+    return work_ahead(images, lambda image: (image, decode_image(image, read, recipe)))
 
 
-def decode_image(image: Image, read: ReadImage, recipe: Recipe) -> Decoded:
-    """Decode one image, and make sure that its file still holds the content of its digest."""
-    try:
-        data = read(image)
-    except OSError as error:
-        return Decoded(image, reason=f"cannot be read: {error.strerror or error}")
+@or_unusable
+def decode_image(image: Image, read: ReadImage, recipe: Recipe) -> Pixels | Unusable:
+    """Decode one image to (size, size, 3), and make sure that its file still holds the content of its digest."""
+    data = read(image)
     if digest(data) != image.digest:
-        return Decoded(image, reason="changed while the dataset was being read; run again")
-    try:
-        return Decoded(image, prepare(augmented(decode(data, recipe), image.digest, recipe.view), recipe))
-    except ImageError as error:
-        return Decoded(image, reason=str(error), final=True)
+        return Unusable("changed while the dataset was being read; run again", final=False)
+    return prepare(augmented(decode(data, recipe), image.digest, recipe.view), recipe)
 
 
-def identify_files(root: str, entries: Iterable[FileEntry]) -> Iterator[Identified]:
+def identify_files(root: str, entries: Iterable[FileEntry]) -> Iterator[tuple[FileEntry, Digest | Unusable]]:
     """Read files of a dataset folder and tell their content apart; yields in order."""
-    return work_ahead(entries, lambda entry: identify_file(root, entry))
+    return work_ahead(entries, lambda entry: (entry, identify_file(root, entry)))
 
 
-def identify_file(root: str, entry: FileEntry) -> Identified:
-    """Read one file: its digest, or why it is no picture that can be decoded (judged by its header)."""
-    try:
-        check_size(entry.size_bytes)
-        data = read_picture(Path(root, entry.path))
-        probe(data)
-    except OSError as error:
-        return Identified(entry, reason=f"cannot be read: {error.strerror or error}")
-    except ImageError as error:
-        return Identified(entry, reason=str(error), final=True)
-    return Identified(entry, digest(data))
+@or_unusable
+def identify_file(root: str, entry: FileEntry) -> Digest:
+    """Read one file and return its digest, if it is a picture that can be decoded (judged by its header)."""
+    check_size(entry.size_bytes)
+    data = read_picture(Path(root, entry.path))
+    probe(data)
+    return digest(data)
 
 
 def work_ahead(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.fingerprint import digest
-from pipeline.images.ahead import DECODE_AHEAD, batched, decode_image, identify_file, work_ahead
+from pipeline.images.ahead import DECODE_AHEAD, Unusable, batched, decode_image, identify_file, work_ahead
 from pipeline.images.decode import MAX_BYTES
 from tests.factories import a_file, a_photo, a_recipe, an_image, encoded, write_photo
 
@@ -65,51 +65,44 @@ def test_batches_are_full_but_for_the_last(num_items, sizes):
     assert [len(batch) for batch in batched(range(num_items), 4)] == sizes
 
 
-# ── one image ────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_an_image_becomes_pixels():
     found = decode_image(IMAGE, lambda image: DATA, a_recipe())
-    assert found.pixels.shape == (32, 32, 3)
-    assert not found.reason
+    assert found.shape == (32, 32, 3)
 
 
 def test_a_file_that_vanished_is_a_reason_that_is_not_final(tmp_path):
     found = decode_image(IMAGE, lambda image: (tmp_path / image.path).read_bytes(), a_recipe())
-    assert (found.pixels, found.reason, found.final) == (None, "cannot be read: No such file or directory", False)
+    assert found == Unusable("cannot be read: No such file or directory", final=False)
 
 
 def test_a_file_with_another_content_is_a_reason_that_is_not_final():
     found = decode_image(IMAGE, lambda image: encoded(a_photo(2)), a_recipe())
-    assert (found.pixels, found.final) == (None, False)
+    assert not found.final
     assert found.reason.startswith("changed while")
 
 
 def test_content_that_cannot_be_decoded_is_a_final_reason():
     cut = DATA[: len(DATA) // 2]
     found = decode_image(replace(IMAGE, digest=digest(cut)), lambda image: cut, a_recipe())
-    assert (found.pixels, found.final) == (None, True)
+    assert found.final
     assert found.reason
-
-
-# ── one file ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_picture_is_known_by_the_digest_of_its_bytes(tmp_path):
     data = write_photo(tmp_path / "cats" / "0.png", 1).read_bytes()
-    assert identify_file(str(tmp_path), a_file("cats/0.png")).digest == digest(data)
+    assert identify_file(str(tmp_path), a_file("cats/0.png")) == digest(data)
 
 
 def test_a_file_that_is_no_picture_is_known_for_good(tmp_path):
     (tmp_path / "a.png").write_text("<html>")
     found = identify_file(str(tmp_path), a_file("a.png", label="cats"))
-    assert (found.digest, found.final) == (None, True)
+    assert found.final
     assert "HTML" in found.reason
 
 
 def test_a_file_that_cannot_be_read_may_be_readable_tomorrow(tmp_path):
     found = identify_file(str(tmp_path), a_file("cats/gone.png"))
-    assert (found.digest, found.reason, found.final) == (None, "cannot be read: No such file or directory", False)
+    assert found == Unusable("cannot be read: No such file or directory", final=False)
 
 
 def test_an_enormous_file_is_not_even_opened(tmp_path):
