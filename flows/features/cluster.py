@@ -12,7 +12,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -50,7 +49,7 @@ CORES_PER_WORKER = 4  # one process decodes and infers on several cores at once;
 Say = Callable[[str], None]
 
 
-def extract_on(address: str | None, say: Say) -> Callable[..., Extracted]:
+def extract_on(address: str | None, say: Say, part_rows: int = SHARD_ROWS) -> Callable[..., Extracted]:
     """Return the extract step as it runs on the cluster at `address`, or on processes started for it.
 
     Raises
@@ -68,34 +67,28 @@ def extract_on(address: str | None, say: Say) -> Callable[..., Extracted]:
                 raise ServerUnreachableError(
                     f"No Prefect server answers at {url} ({problem}). Start it, or unset PREFECT_API_URL."
                 )
-    return partial(extract, address, say)
 
+    def extract(
+        workspace: Workspace,
+        dataset: DatasetRef,
+        spec: BackboneSpec,
+        num_views: int = 0,
+        progress: Progress | None = None,
+    ) -> Extracted:
+        """Compute what the store does not have, all taps in one pass, on the cluster."""
+        root = str(workspace.root)
+        parts = plan_parts(workspace, dataset, spec, num_views, part_rows)
+        computed: list[Computed] = []
+        if parts:  # else no cluster is needed
+            backbone_files(workspace, spec)  # compiled here, once, not by every worker
+            pictures = read_manifest(workspace, dataset.name, dataset.fingerprint).root
+            with stage("cluster"), _quiet(), _prefect_server(say) as server, _scheduler(address, say) as scheduler:
+                _check_workers(scheduler, root, pictures, server)
+                with stage("extract"), _log_level("distributed.nanny", logging.WARNING):  # it reports lost processes
+                    computed = _run(scheduler, root, dataset, spec, parts, progress or Quiet())
+        return summarize(workspace, dataset, spec, num_views, computed)
 
-def extract(
-    address: str | None,
-    say: Say,
-    workspace: Workspace,
-    dataset: DatasetRef,
-    spec: BackboneSpec,
-    num_views: int = 0,
-    progress: Progress | None = None,
-    part_rows: int = SHARD_ROWS,
-) -> Extracted:
-    """Compute what the store does not have, all taps in one pass, on a cluster."""
-    root = str(workspace.root)
-    parts = plan_parts(workspace, dataset, spec, num_views, part_rows)
-    computed: list[Computed] = []
-    if parts:  # else no cluster is needed
-        backbone_files(workspace, spec)  # compiled here, once, not by every worker
-        pictures = read_manifest(workspace, dataset.name, dataset.fingerprint).root
-        with stage("cluster"), _quiet(), _prefect_server(say) as server, _scheduler(address, say) as scheduler:
-            _check_workers(scheduler, root, pictures, server)
-            with stage("extract"), _log_level("distributed.nanny", logging.WARNING):  # it tells of lost processes
-                computed = _run(scheduler, root, dataset, spec, parts, progress or Quiet())
-    return summarize(workspace, dataset, spec, num_views, computed)
-
-
-# ── the flow ─────────────────────────────────────────────────────────────────────────────────────
+    return extract
 
 
 # The feature store is the cache, as in `flows.service.flows`.
@@ -106,7 +99,7 @@ def _extract_part(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, 
 
 @flow(name="extract")
 def extract_parts(workspace_root: str, dataset: DatasetRef, spec: BackboneSpec, parts: list[Part]) -> Iterator[Any]:
-    """Compute parts as tasks; yields each with what came of it, as they finish."""
+    """Compute parts as tasks; yields each with its result, as they finish."""
     part_of: dict[Any, Part] = {_extract_part.submit(workspace_root, dataset, spec, part): part for part in parts}
     future: Any
     for future in as_completed([*part_of]):
@@ -143,9 +136,6 @@ def _run(
     finally:
         progress.finish()
     return computed
-
-
-# ── scheduler, workers, server ───────────────────────────────────────────────────────────────────
 
 
 @contextmanager
@@ -187,7 +177,7 @@ class _OwnCores(WorkerPlugin):
         self._num_workers = num_workers
 
     def setup(self, worker: Worker) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; we are told to stop
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; Dask stops us
         logging.getLogger("prefect").propagate = False
         if hasattr(os, "sched_setaffinity"):  # Linux
             cores = sorted(os.sched_getaffinity(0))
@@ -250,7 +240,7 @@ def _prefect_server(say: Say) -> Iterator[str]:
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Keep Ctrl-C, which reaches every process of a terminal, from processes started here: we are the one to stop them.
+    """Keep Ctrl-C, which reaches every process of a terminal, from processes started here: this process stops them.
 
     A blocked signal stays blocked in what is started meanwhile, whatever handlers that installs.
     """

@@ -1,4 +1,4 @@
-"""Any network of keras.applications as a backbone: built, its weights identified, its taps found in its graph.
+"""Networks of keras.applications as backbones: built, their weights identified, their taps found in the graph.
 
 Heavy leaf: importing it loads TensorFlow.
 """
@@ -36,7 +36,7 @@ from pipeline.types import BackboneSpec, Recipe, Tap
 layers, ops = keras.layers, keras.ops
 
 Tensor = Any  # a symbolic keras.KerasTensor
-Layer = Any  # a keras.Layer, or a keras.Operation where the graph holds a bare one
+Layer = Any  # a keras.Layer, or a keras.Operation if the graph holds a bare one
 
 SEED = 0  # of weights "none"
 TIMEOUT_S = 10.0  # for a server to answer, and between two packets of its answer
@@ -53,7 +53,7 @@ CAFFE_MEAN = (103.939, 116.779, 123.68)  # of BGR 0-255
 
 
 def describe_application(name: str, weights: str, size: int | None = None) -> BackboneSpec:
-    """Build a network once to learn what `load_backbone` needs to build it again.
+    """Build a network once to find out what `load_backbone` needs to build it again.
 
     Parameters
     ----------
@@ -107,24 +107,17 @@ def load_application(spec: BackboneSpec) -> keras.Model:
     return network
 
 
-# ── building ─────────────────────────────────────────────────────────────────────────────────────
-
-
 def _build(name: str, source: str, size: int) -> tuple[keras.Model, str]:
     """Build a network from pixels, without its classifier, and return it with the digest of its weights."""
     pixels = keras.Input((size, size, 3), name="pixels")
     builder = getattr(keras.applications, APPLICATIONS[name].builder)
-
-    def build(weights: str | None) -> keras.Model:
-        scaled = _preprocess(pixels, APPLICATIONS[name].preprocessing)
-        with redirect_stdout(sys.stderr), _size_refused(name, size):  # stdout is where Keras shows a download
-            network = builder(include_top=False, weights=weights, input_tensor=scaled, input_shape=(size, size, 3))
-        return keras.Model(pixels, network.output, name=name)  # its own input is a list
-
+    scaled = _preprocess(pixels, APPLICATIONS[name].preprocessing)
+    weights = IMAGENET if source == IMAGENET else None
+    with redirect_stdout(sys.stderr), _explained(name, source, size):  # stdout is where Keras shows a download
+        network = builder(include_top=False, weights=weights, input_tensor=scaled, input_shape=(size, size, 3))
+    network = keras.Model(pixels, network.output, name=name)  # its own input is a list
     if source == IMAGENET:
-        network = _download(name, lambda: build(IMAGENET))
         return network, _digest(network)
-    network = build(None)
     if source == RANDOM:
         _draw_weights(network)
     else:
@@ -135,17 +128,26 @@ def _build(name: str, source: str, size: int) -> tuple[keras.Model, str]:
 
 
 @contextmanager
-def _size_refused(name: str, size: int) -> Iterator[None]:
-    """Turn Keras's refusal of a size into an answer; other plain errors pass."""
+def _explained(name: str, source: str, size: int) -> Iterator[None]:
+    """Say what it means that Keras does not build a network: it refuses the size, or the download failed."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)  # Keras sets none: behind some firewalls it would wait for ever
     try:
         yield
-    except ValueError as error:
-        if size == APPLICATIONS[name].size or "shape" not in str(error):
-            raise
-        raise UsageError(
-            f"Keras does not build {name} for pictures of {size} x {size}: {error} Its own size is "
-            f"{APPLICATIONS[name].size}."
-        ) from error
+    except Exception as error:  # Keras raises plain ones
+        own = APPLICATIONS[name].size
+        if size != own and isinstance(error, ValueError) and "shape" in str(error):
+            raise UsageError(
+                f"Keras does not build {name} for pictures of {size} x {size}: {error} Its own size is {own}."
+            ) from error
+        if source == IMAGENET:
+            raise NotFoundError(
+                f"The ImageNet weights of {name} could not be downloaded: {error}. Fetch them elsewhere and give "
+                f"--weights FILE, or take random ones with --weights {RANDOM}."
+            ) from error
+        raise
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def _preprocess(pixels: Tensor, rule: Preprocessing) -> Tensor:
@@ -160,22 +162,6 @@ def _preprocess(pixels: Tensor, rule: Preprocessing) -> Tensor:
         offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)]
         return layers.Rescaling(scale, offset=offset, name="scaled")(pixels)
     return pixels
-
-
-def _download(name: str, build: Callable[[], keras.Model]) -> keras.Model:
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)  # Keras sets none: behind some firewalls it would wait for ever
-    try:
-        return build()
-    except UsageError:
-        raise
-    except Exception as error:  # Keras raises plain ones
-        raise NotFoundError(
-            f"The ImageNet weights of {name} could not be downloaded: {error}. Fetch them elsewhere and give "
-            f"--weights FILE, or take random ones with --weights {RANDOM}."
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def _load_file(network: keras.Model, name: str, file: str, build_with_top: Callable[[], keras.Model]) -> None:
@@ -193,7 +179,7 @@ def _load_file(network: keras.Model, name: str, file: str, build_with_top: Calla
 
 
 def _try_file(network: keras.Model, file: str) -> str | None:
-    """Load weights; returns why they cannot be, None where all were."""
+    """Load weights; returns why they cannot be loaded, None if all were."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # of layers that keep their first weights
         try:
@@ -204,7 +190,7 @@ def _try_file(network: keras.Model, file: str) -> str | None:
 
 
 def _draw_weights(network: keras.Model) -> None:
-    """Draw the initial weights once more, the same every time.
+    """Replace the initial weights by ones that are the same every time.
 
     Keras seeds its initializers from Python's own generator, which other threads draw from meanwhile. And it counts
     all channels of a depthwise kernel as inputs of each: after the 13 such layers of MobileNet nothing would be left
@@ -258,9 +244,6 @@ def _square_deviations(network: keras.Model) -> None:
                 layer.finalize_state()
 
 
-# ── the walk ─────────────────────────────────────────────────────────────────────────────────────
-
-
 def name_stages(network: keras.Model) -> list[Layer]:
     """Find the layers in which the deep stages of a network end, shallow to deep, and name them `stage3` ….
 
@@ -285,8 +268,8 @@ def norm_layers(network: keras.Model) -> list[keras.layers.BatchNormalization]:
 def find_stages(network: keras.Model) -> dict[int, Layer]:
     """Walk a graph and find the layer that each of its resolutions ends in: side in pixels -> layer, shallow to deep.
 
-    A resolution ends in the maps that a lower one is computed from. Where there are several, in the branches of
-    an inception or a residual block, the widest is taken, and of equally wide ones the last. The lowest resolution
+    A resolution ends in the maps that a lower one is computed from. If there are several, in the branches of an
+    inception or a residual block, the widest is taken, and of equally wide ones the last. The lowest resolution
     ends in the output; smaller maps are the gates of squeeze-and-excite blocks. A map that was only padded or
     cropped counts as the one it was made of.
     """
@@ -294,7 +277,8 @@ def find_stages(network: keras.Model) -> dict[int, Layer]:
     ends: dict[int, Layer] = {}
     lowest = _side(network.output)
     for layer in network.operations:
-        sources = [] if isinstance(layer, layers.InputLayer) else [makers[id(x)] for x in _as_list(layer.input)]
+        inputs = [] if isinstance(layer, layers.InputLayer) else keras.tree.flatten(layer.input)
+        sources = [makers[id(tensor)] for tensor in inputs]
         is_border = isinstance(layer, layers.ZeroPadding2D | layers.Cropping2D)
         makers[id(layer.output)] = sources[0] if is_border else layer
         for source in sources:
@@ -326,7 +310,3 @@ def find_taps(stages: list[Layer]) -> tuple[Tap, ...]:
 def _side(tensor: Tensor) -> int:
     """Height of a feature map in pixels; 0 for what is no map."""
     return int(tensor.shape[1]) if len(tensor.shape) == 4 else 0
-
-
-def _as_list(tensors: Any) -> list[Tensor]:
-    return list(tensors) if isinstance(tensors, list | tuple) else [tensors]

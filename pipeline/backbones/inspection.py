@@ -45,18 +45,16 @@ def _arithmetic(layer: keras.Operation) -> str:
 
 def _convolution(layer: keras.layers.Layer) -> tuple[str, int]:
     """Write the product that counts a convolution's parameters, and compute it."""
-    kernel, depth = layer.kernel_size[0], layer.input.shape[-1]
-    bias = layer.use_bias
-    if isinstance(layer, layers.DepthwiseConv2D):  # every filter sees one channel
-        number = conv_parameters(depth, kernel, 1, bias=bias)
-        return f"{depth}·{kernel}·{kernel}·1{_plus_bias(layer, depth)}", number
-    if isinstance(layer, layers.SeparableConv2D):  # such a depthwise one, then one of 1 x 1
+    kernel, depth, bias = layer.kernel_size[0], layer.input.shape[-1], layer.use_bias
+    if isinstance(layer, layers.SeparableConv2D):  # a depthwise one, then one of 1 x 1
         number = conv_parameters(depth, kernel, 1, bias=False) + conv_parameters(layer.filters, 1, depth, bias=bias)
         pointwise = f"{layer.filters}·1·1·{depth}{_plus_bias(layer, layer.filters)}"
         return f"{depth}·{kernel}·{kernel}·1 + {pointwise}", number
-    seen = depth // layer.groups  # channels that every filter sees
-    number = conv_parameters(layer.filters, kernel, seen, bias=bias)
-    return f"{layer.filters}·{kernel}·{kernel}·{seen}{_plus_bias(layer, layer.filters)}", number
+    # every filter of a depthwise convolution sees one channel, others those of their group
+    is_depthwise = isinstance(layer, layers.DepthwiseConv2D)
+    filters, seen = (depth, 1) if is_depthwise else (layer.filters, depth // layer.groups)
+    number = conv_parameters(filters, kernel, seen, bias=bias)
+    return f"{filters}·{kernel}·{kernel}·{seen}{_plus_bias(layer, filters)}", number
 
 
 def _plus_bias(layer: keras.layers.Layer, number: int) -> str:

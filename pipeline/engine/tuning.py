@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -22,20 +21,12 @@ MARGIN = 1.05  # by this factor
 PASSES = 2  # of every request in a lap
 
 
-class Runner(Protocol):
-    """A network compiled with one tuning."""
-
-    pictures: int  # of a lap
-
-    def lap(self) -> float: ...  # runs a lap; pictures per second
-
-
 def tune(network: Path) -> Tuning:
     """Choose batch, streams and threads for a network that `conversion` saved; takes about `SECONDS`."""
     return race(lambda tuning: EngineRunner(Engine.load(network, tuning)), usable_cores(), time.perf_counter)
 
 
-def race(compiled: Callable[[Tuning], Runner], cores: int, clock: Callable[[], float]) -> Tuning:
+def race(compiled: Callable[[Tuning], EngineRunner], cores: int, clock: Callable[[], float]) -> Tuning:
     """Let tunings challenge the default and then whatever beat it, one at a time, until the time is up.
 
     The two of a challenge run in turn, and only they are in memory. On a noisy machine the default stays: it loses
@@ -67,17 +58,18 @@ def _changes(cores: int) -> list[dict[str, int]]:
 
 
 class EngineRunner:
-    """Runs one batch of noise over and over."""
+    """A network compiled with one tuning, which runs one batch of noise over and over."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         shape = (engine.batch, *engine.row_shape)
         self._pixels = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
         self._passes = PASSES * engine.num_requests
-        self.pictures = self._passes * engine.batch
+        self.pictures = self._passes * engine.batch  # of a lap
         self._run(engine.num_requests)  # the first passes also allocate
 
     def lap(self) -> float:
+        """Run a lap; returns pictures per second."""
         started = time.perf_counter()
         self._run(self._passes)
         return self.pictures / (time.perf_counter() - started)

@@ -108,9 +108,6 @@ class _KillsAWorker(Quiet):
             self.num_stored_then = FeatureStore(Workspace.open(self._workspace), SPEC.space()).num_stored
 
 
-# ── what cannot go on ────────────────────────────────────────────────────────────────────────────
-
-
 def test_an_error_of_a_worker_comes_out_as_it_would_inline(scheduler, pictures, warm_workspace, engine):
     from pipeline.engine.extract import canary_block
 
@@ -182,9 +179,6 @@ def test_pictures_that_end_one_worker_after_the_other_are_given_up(cluster, pict
         )
 
 
-# ── the command line ─────────────────────────────────────────────────────────────────────────────
-
-
 def test_the_command_line_starts_workers_and_prints_one_document(
     prefect_server, tiny_dataset, warm_workspace, headstart
 ):
@@ -225,9 +219,6 @@ def test_a_bad_runner_is_answered_before_anything_heavy_is_loaded(tiny_dataset, 
     assert not workspace.exists()
 
 
-# ── short cuts ───────────────────────────────────────────────────────────────────────────────────
-
-
 def _scan(folder, workspace):
     return factories.scan(OnboardRequest(str(folder), str(workspace)))
 
@@ -235,9 +226,7 @@ def _scan(folder, workspace):
 def _extract(scheduler, workspace, dataset, progress=None):
     from flows.features.cluster import extract_on
 
-    return extract_on(scheduler, print)(
-        Workspace.open(workspace), dataset, SPEC, progress=progress, part_rows=PART_ROWS
-    )
+    return extract_on(scheduler, print, PART_ROWS)(Workspace.open(workspace), dataset, SPEC, progress=progress)
 
 
 def _process_ids(scheduler):
