@@ -26,13 +26,12 @@ from storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.engine.extract import FeatureEngine
-    from pipeline.engine.keras_engine import KerasEngine
     from pipeline.engine.openvino_engine import Engine, Tuning
 
 log = logging.getLogger(__name__)
 
 TUNED_FROM = 5_000  # pictures; the race for the fastest tuning takes ten seconds, once per network and machine
-ENGINE_VERSION = 4  # raised when a change of ours compiles another network from the same backbone
+ENGINE_VERSION = 4  # raised when a change of the code compiles another network from the same backbone
 
 
 def describe_backbone(
@@ -135,22 +134,15 @@ def load_engine(network: Path, tuning: Tuning | None = None) -> Engine:
 
 
 def taps_engine(workspace: Workspace, spec: BackboneSpec, num_images: int) -> FeatureEngine:
-    """Load what computes all taps on this machine: Keras where there is a GPU, else the compiled network."""
+    """Load what computes all taps on this machine: Keras if there is a GPU, else the compiled network."""
     if find_gpu(visible_gpus()):
         with stage("imports"):
-            from pipeline.engine.keras_engine import sees_gpu
+            from pipeline.engine.keras_engine import load_keras_engine, sees_gpu
         if sees_gpu():
-            return _load_keras_engine(spec)
+            return load_keras_engine(spec)
         log.warning("There is a GPU, but TensorFlow does not find the CUDA libraries it needs; computing on the CPU.")
     network = backbone_files(workspace, spec) / TAPS_FILE
     return load_engine(network, _tuning(workspace, network, num_images))
-
-
-@cache
-def _load_keras_engine(spec: BackboneSpec) -> KerasEngine:
-    from pipeline.engine.keras_engine import KerasEngine
-
-    return KerasEngine.of_taps(spec)
 
 
 def _tuning(workspace: Workspace, network: Path, num_images: int) -> Tuning | None:

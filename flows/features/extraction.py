@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What came of a part."""
+    """The result of a part."""
 
     num_computed: int
     unread: tuple[Rejected, ...]  # files that could not be read just now
@@ -70,13 +70,8 @@ def extract(
 ) -> Extracted:
     """Compute what the store does not have, all taps in one pass, here and now."""
     parts = plan_parts(workspace, dataset, spec, num_views)
-    return summarize(
-        workspace,
-        dataset,
-        spec,
-        num_views,
-        [extract_part(workspace, dataset, spec, part, progress) for part in parts],
-    )
+    computed = [extract_part(workspace, dataset, spec, part, progress) for part in parts]
+    return summarize(workspace, dataset, spec, num_views, computed)
 
 
 def plan_parts(
@@ -115,10 +110,9 @@ def extract_part(
 
 
 def summarize(
-    workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, num_views: int, computed: Iterable[Computed]
+    workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, num_views: int, computed: Sequence[Computed]
 ) -> Extracted:
     """Say what a dataset has now, after the parts of a pass."""
-    computed = list(computed)
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
     with open_features(workspace, spec.space()) as store:
         undecodable = store.rejects([image.digest for image in manifest.images])

@@ -26,6 +26,7 @@ BN_EPSILON = 1e-3
 STEM_CHANNELS = 32  # of every Lite network, and so is the top: neither is scaled
 TOP_CHANNELS = 1280
 CHANNEL_STEP = 8  # widths are multiples of it
+_SAME: dict[str, Any] = {"padding": "same", "use_bias": False}  # every convolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,65 +98,49 @@ def build_lite(name: str, size: int, weights: Weights) -> keras.Model:
     A frozen model from (batch, size, size, 3) RGB values 0-255 to (batch, size/32, size/32, 1280), the output of
     `top_activation`. Layers `stage0` … `stage6` are the outputs of the stages.
     """
-    net = _Builder(weights)
     pixels = keras.Input((size, size, 3), name="pixels")
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="scaled")(pixels)
-    x = net.conv(x, STEM_CHANNELS, 3, 2, "stem_conv", "_conv_stem")
-    x = net.norm_relu6(x, "stem", "_bn0")
+    stem = layers.Conv2D(STEM_CHANNELS, 3, 2, **_SAME, name="stem_conv")
+    x = _normalised(x, stem, weights, "_conv_stem", "_bn0")
     index = 0
     for number, stage in enumerate(scale_stages(*SCALES[name])):
         for position in range(stage.blocks):
-            x = net.block(x, stage, position, index)
+            x = _block(x, stage, position, index, weights)
             index += 1
         # an identity, so that the end of every stage has a name whatever its last operation is
         x = layers.Identity(name=f"stage{number}")(x)
-    x = net.conv(x, TOP_CHANNELS, 1, 1, "top_conv", "_conv_head")
-    x = net.norm_relu6(x, "top", "_bn1")
+    top = layers.Conv2D(TOP_CHANNELS, 1, 1, **_SAME, name="top_conv")
+    x = _normalised(x, top, weights, "_conv_head", "_bn1")
     model = keras.Model(pixels, x, name=name)
     model.trainable = False
     return model
 
 
-class _Builder:
-    """Adds layers and fills each from the checkpoint as soon as it exists."""
+def _block(x: Tensor, stage: Stage, position: int, index: int, weights: Weights) -> Tensor:
+    """Inverted bottleneck (Sandler et al. 2018, arXiv 1801.04381): expand, depthwise, project, add."""
+    name, source = f"block{index}", f"_blocks.{index}"
+    y = x
+    if stage.expansion != 1:
+        expand = layers.Conv2D(x.shape[-1] * stage.expansion, 1, 1, **_SAME, name=f"{name}_expand_conv")
+        y = _normalised(y, expand, weights, f"{source}._expand_conv", f"{source}._bn0")
+    stride = stage.stride if position == 0 else 1
+    depthwise = layers.DepthwiseConv2D(stage.kernel, stride, **_SAME, name=f"{name}_depthwise_conv")
+    y = _normalised(y, depthwise, weights, f"{source}._depthwise_conv", f"{source}._bn1")
+    project = layers.Conv2D(stage.channels, 1, 1, **_SAME, name=f"{name}_project_conv")
+    y = _normalised(y, project, weights, f"{source}._project_conv", f"{source}._bn2", activation=False)
+    return y if position == 0 else layers.Add(name=f"{name}_add")([y, x])
 
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
 
-    def conv(self, x: Tensor, channels: int, kernel: int, stride: int, name: str, source: str) -> Tensor:
-        layer = layers.Conv2D(channels, kernel, stride, "same", use_bias=False, name=name)
-        y = layer(x)
-        # PyTorch (out, in, h, w) -> Keras (h, w, in, out)
-        layer.set_weights([self._weights[f"{source}.weight"].transpose(2, 3, 1, 0)])
-        return y
-
-    def depthwise(self, x: Tensor, kernel: int, stride: int, name: str, source: str) -> Tensor:
-        layer = layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=name)
-        y = layer(x)
-        # PyTorch (channels, 1, h, w) -> Keras (h, w, channels, 1)
-        layer.set_weights([self._weights[f"{source}.weight"].transpose(2, 3, 0, 1)])
-        return y
-
-    def norm(self, x: Tensor, name: str, source: str) -> Tensor:
-        layer = layers.BatchNormalization(epsilon=BN_EPSILON, name=name)
-        y = layer(x)
-        parts = ("weight", "bias", "running_mean", "running_var")
-        layer.set_weights([np.asarray(self._weights[f"{source}.{part}"]) for part in parts])
-        return y
-
-    def norm_relu6(self, x: Tensor, name: str, source: str) -> Tensor:
-        return layers.ReLU(6.0, name=f"{name}_activation")(self.norm(x, f"{name}_bn", source))
-
-    def block(self, x: Tensor, stage: Stage, position: int, index: int) -> Tensor:
-        """Inverted bottleneck (Sandler et al. 2018, arXiv 1801.04381): expand, depthwise, project, add."""
-        name, source = f"block{index}", f"_blocks.{index}"
-        y = x
-        if stage.expansion != 1:
-            y = self.conv(y, x.shape[-1] * stage.expansion, 1, 1, f"{name}_expand_conv", f"{source}._expand_conv")
-            y = self.norm_relu6(y, f"{name}_expand", f"{source}._bn0")
-        stride = stage.stride if position == 0 else 1
-        y = self.depthwise(y, stage.kernel, stride, f"{name}_depthwise_conv", f"{source}._depthwise_conv")
-        y = self.norm_relu6(y, f"{name}_depthwise", f"{source}._bn1")
-        y = self.conv(y, stage.channels, 1, 1, f"{name}_project_conv", f"{source}._project_conv")
-        y = self.norm(y, f"{name}_project_bn", f"{source}._bn2")
-        return y if position == 0 else layers.Add(name=f"{name}_add")([y, x])
+def _normalised(
+    x: Tensor, conv: keras.layers.Layer, weights: Weights, source: str, norm: str, *, activation: bool = True
+) -> Tensor:
+    """Add a convolution, its BatchNorm and its activation; fill them from the checkpoint's `source` and `norm`."""
+    name = conv.name.removesuffix("_conv")
+    bn = layers.BatchNormalization(epsilon=BN_EPSILON, name=f"{name}_bn")
+    y = bn(conv(x))
+    # PyTorch (out, in, h, w) -> Keras (h, w, in, out); depthwise (channels, 1, h, w) -> (h, w, channels, 1)
+    axes = (2, 3, 0, 1) if isinstance(conv, layers.DepthwiseConv2D) else (2, 3, 1, 0)
+    conv.set_weights([weights[f"{source}.weight"].transpose(axes)])
+    parts = ("weight", "bias", "running_mean", "running_var")
+    bn.set_weights([np.asarray(weights[f"{norm}.{part}"]) for part in parts])
+    return layers.ReLU(6.0, name=f"{name}_activation")(y) if activation else y

@@ -17,7 +17,7 @@ _SHOWN = 5  # examples in a note
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A readable file: what the walk said of it, and its content."""
+    """A readable file: its entry in the listing, and its content."""
 
     entry: FileEntry
     digest: Digest
@@ -108,9 +108,8 @@ def _with_every_class_trained(
         if all(splits[digest] != "train" for digest in digests):
             splits[digests[-1]] = "train"
     if "test" not in splits.values():
-        labelled = (digest for digest in in_order if labels[digest])
-        for digest in labelled:
-            if all(len(members[label]) > 1 for label in labels[digest]):
+        for digest in in_order:
+            if labels[digest] and all(len(members[label]) > 1 for label in labels[digest]):
                 splits[digest] = "test"
                 break
     return splits

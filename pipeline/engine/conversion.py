@@ -42,16 +42,16 @@ def convert_backbone(spec: BackboneSpec, folder: Path) -> None:
     if spec.moments:
         outputs[spec.moments.name] = moment_output(backbone)
     network = _convert(keras.Model(backbone.input, outputs, name=spec.name), spec.recipe)
-    _save(_with_outputs(network, {tap.name for tap in spec.taps}), folder / TAPS_FILE)
+    _save(network, {tap.name for tap in spec.taps}, folder / TAPS_FILE)
     if spec.moments:
-        _save(_with_outputs(network, {spec.moments.name}), folder / MOMENTS_FILE)
+        _save(network, {spec.moments.name}, folder / MOMENTS_FILE)
         _write_statistics(backbone, folder / STATISTICS_FILE)
 
 
 def convert_classifier(pixels_to_probabilities: keras.Model, recipe: Recipe, folder: Path) -> None:
     """Write the engine file of a delivered classifier into `folder`; same check as for a backbone."""
     named = keras.Model(pixels_to_probabilities.input, {PROBABILITIES: pixels_to_probabilities.output})
-    _save(_convert(named, recipe), folder / CLASSIFIER_FILE)
+    _save(_convert(named, recipe), {PROBABILITIES}, folder / CLASSIFIER_FILE)
 
 
 def _convert(network: keras.Model, recipe: Recipe) -> ov.Model:
@@ -81,12 +81,9 @@ def _write_statistics(backbone: keras.Model, path: Path) -> None:
     np.savez(path, **arrays)
 
 
-def _with_outputs(network: ov.Model, names: set[str]) -> ov.Model:
-    """Return the part of a network that computes some of its outputs."""
+def _save(network: ov.Model, names: set[str], path: Path) -> None:
+    """Save the part of a network that computes these outputs."""
     part = network.clone()
     results = [result for result in part.get_results() if result.get_output_tensor(0).get_any_name() in names]
-    return ov.Model(results, part.get_parameters(), part.get_friendly_name())
-
-
-def _save(network: ov.Model, path: Path) -> None:
-    ov.save_model(network, path, compress_to_fp16=False)
+    part = ov.Model(results, part.get_parameters(), part.get_friendly_name())
+    ov.save_model(part, path, compress_to_fp16=False)

@@ -6,6 +6,7 @@ Heavy leaf: importing it loads TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class KerasEngine(FeatureEngine):
     refuses.
     """
 
-    def __init__(self, network: keras.Model, batch: int = BATCH) -> None:
+    def __init__(self, network: keras.Model, batch: int) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)
         self.batch = batch
         self.dims = {name: int(output.shape[-1]) for name, output in network.output.items()}
@@ -38,12 +39,6 @@ class KerasEngine(FeatureEngine):
             autograph=False,
         )
 
-    @classmethod
-    def of_taps(cls, spec: BackboneSpec, batch: int = BATCH) -> KerasEngine:
-        """Load a backbone and read all its taps."""
-        backbone = load_backbone(spec)
-        return cls(keras.Model(backbone.input, tap_outputs(backbone, spec.taps)), batch)
-
     def stream(self, batches: Iterable[tuple[Tag, Rows]]) -> Iterator[tuple[Tag, Mapping[str, Array]]]:
         return work_ahead(batches, self._run_batch, NUM_FEEDERS, NUM_AHEAD)
 
@@ -51,6 +46,13 @@ class KerasEngine(FeatureEngine):
         tag, pixels = tagged
         outputs: Mapping[str, Any] = self._compute(tf.constant(_filled(pixels, self.batch)))
         return tag, {name: outputs[name].numpy()[: len(pixels)] for name in self.dims}
+
+
+@cache  # the parts of one pass, and its views, share it
+def load_keras_engine(spec: BackboneSpec, batch: int = BATCH) -> KerasEngine:
+    """Load a backbone and read all its taps."""
+    backbone = load_backbone(spec)
+    return KerasEngine(keras.Model(backbone.input, tap_outputs(backbone, spec.taps)), batch)
 
 
 def _filled(rows: Rows, batch: int) -> Pixels:

@@ -20,9 +20,9 @@ def pixels(spec):
 
 @pytest.fixture(scope="module")
 def keras_engine(spec):
-    from pipeline.engine.keras_engine import KerasEngine
+    from pipeline.engine.keras_engine import load_keras_engine
 
-    return KerasEngine.of_taps(spec, BATCH)
+    return load_keras_engine(spec, BATCH)
 
 
 @pytest.fixture(scope="module")
