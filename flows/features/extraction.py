@@ -1,4 +1,4 @@
-"""The extract step: the features that the store does not have, in parts that any process can take."""
+"""The extract step, in parts that any process can take, and what is read of the features afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.images.views import ORIGINAL, view_names
 from pipeline.report.record import FeatureSummary
 from pipeline.types import BackboneSpec, Image, Manifest, Progress, Rejected
 from storage.datasets.manifests import DatasetRef, read_manifest
-from storage.features.store import open_features
+from storage.features.store import StoredTaps, open_features
 from storage.features.writer import FeatureWriter
 from storage.workspace import Workspace
 
@@ -127,6 +127,14 @@ def summarize(
         num_computed=sum(part.num_computed for part in computed),
         rejected=tuple(sorted(rejected, key=lambda item: item.path)),
     )
+
+
+def read_taps(
+    workspace: Workspace, spec: BackboneSpec, views: Sequence[str], images: Sequence[Image], taps: Sequence[str]
+) -> StoredTaps:
+    """Return tap name -> (views x images, dim), view after view; a tap is read when it is asked for."""
+    digests = [image.digest for image in images]
+    return StoredTaps(workspace, [spec.space(view) for view in views], digests, taps)
 
 
 def pack_features(

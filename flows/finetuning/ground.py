@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 from flows import stopwatch
 from flows.documents import to_document
 from flows.features.backbone import get_recorded_backbone
-from flows.features.extraction import Extracted, extract
-from flows.features.fitting import read_taps
+from flows.features.extraction import Extracted, extract, read_taps
 from flows.features.forward import reader
 from flows.stopwatch import stage
 from flows.versions.promote import list_heads

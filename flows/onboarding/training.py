@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.features.extraction import Extracted
-from flows.features.fitting import fit, read_taps
+from flows.features.extraction import Extracted, read_taps
 from flows.onboarding import quoting
 from flows.stopwatch import stage
 from flows.versions.promote import Verdict, pin_serving, settle
@@ -66,15 +65,16 @@ def _make(
     test_on, test_split = held_out(images)
     with stage("imports"):
         from pipeline.delivery.model import build_model
-        from pipeline.heads.fit import head_probabilities
+        from pipeline.heads.fit import fit_head, head_probabilities
         from pipeline.heads.labels import truth_of
     views = (ORIGINAL, *view_names(extracted.num_views))
     with stage("train"):
         taps = [tap for tap in spec.taps if tap.name in plan.taps]
         features = read_taps(workspace, spec, views, fit_on, [tap.name for tap in taps])
-        head = fit(manifest, features, taps, fit_on, extracted.num_views)
+        truth = truth_of(manifest, fit_on)
+        head = fit_head(features, taps, truth, extracted.num_views)
         plan = reconsider(plan, head)
-        curve = truth_of(manifest, fit_on).learning_curve(features, head)
+        curve = truth.learning_curve(features, head)
     with stage("evaluate"):
         tested = read_taps(workspace, spec, (ORIGINAL,), test_on, [part.tap for part in head.taps])
         probabilities = head_probabilities(head, tested)

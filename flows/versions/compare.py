@@ -6,8 +6,7 @@ import os
 from collections.abc import Sequence
 
 from flows.features.backbone import get_recorded_backbone
-from flows.features.extraction import extract
-from flows.features.fitting import fit, read_taps
+from flows.features.extraction import extract, read_taps
 from flows.prediction.files import predict_with
 from pipeline.errors import HeadstartError, IncomparableError
 from pipeline.images.views import ORIGINAL, view_names
@@ -75,6 +74,9 @@ def _head_answers(
 
 
 def _fit_again(workspace: Workspace, ref: ModelRef, version: Version, spec: BackboneSpec) -> Head:
+    from pipeline.heads.fit import fit_head
+    from pipeline.heads.labels import truth_of
+
     num_views = ref.record.features.num_views
     learned = [image for image in version.images if image.split == "train"]
     without = _without_features(workspace, version.manifest, spec, num_views)
@@ -86,7 +88,7 @@ def _fit_again(workspace: Workspace, ref: ModelRef, version: Version, spec: Back
     views = (ORIGINAL, *view_names(num_views))
     taps = [tap for tap in spec.taps if tap.name in ref.record.plan.taps]
     features = read_taps(workspace, spec, views, learned, [tap.name for tap in taps])
-    return fit(version.manifest, features, taps, learned, num_views)
+    return fit_head(features, taps, truth_of(version.manifest, learned), num_views)
 
 
 def _network_answers(workspace: Workspace, ref: ModelRef, today: Manifest, images: Sequence[Image]) -> Answers:

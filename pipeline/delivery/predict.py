@@ -36,9 +36,7 @@ def predict_files(
     work = work_ahead(paths, lambda path: (path, _read(path, recipe)))
     batches = ((batch, _pixels([item for _, item in batch], recipe)) for batch in batched(work, engine.batch))
     for batch, outputs in engine.stream(batches):
-        probabilities = iter(outputs[PROBABILITIES])
-        for path, item in batch:
-            row = next(probabilities)
+        for (path, item), row in zip(batch, outputs[PROBABILITIES], strict=True):
             if isinstance(item, Unusable):
                 yield Prediction(path, error=item.reason, labels=() if thresholds else None, unread=not item.final)
             else:

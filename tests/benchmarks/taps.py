@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flows.features.fitting import read_taps
+from flows.features.extraction import read_taps
 from pipeline.backbones.table import get_backbone
 from pipeline.evaluation.classes import evaluate
 from pipeline.heads.classes import ClassLabels

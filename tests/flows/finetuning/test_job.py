@@ -99,7 +99,7 @@ def test_what_is_not_better_than_the_head_is_not_shipped_and_not_tried_again(pla
 
 
 def test_the_gate_asks_the_serving_head_about_pictures_left_out_of_it(place, tiny_network, monkeypatch):
-    from flows.features.fitting import read_taps
+    from flows.features.extraction import read_taps
     from flows.finetuning.ground import prepare
     from pipeline.heads.fit import fit_head, head_scores
     from pipeline.heads.labels import truth_of
