@@ -14,7 +14,7 @@ from flows.doctor.check import Check, DoctorReport, of_error, or_ok, some
 from flows.doctor.workspace import check_workspace
 from flows.installed import NAMES
 from flows.service.client import find_problem, hide_password, named_server
-from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, get_weights_path, get_backbone, is_installed
+from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, get_backbone, get_weights_path, is_installed
 from pipeline.errors import ConflictError, NotFoundError, ServerUnreachableError
 from pipeline.types import BackboneSpec
 from storage.disk.hashes import hash_file

@@ -95,7 +95,9 @@ def test_a_network_takes_multiples_of_32_pixels_and_its_own_size(name, size):
 
 @pytest.mark.parametrize("size", [0, -96, 32, 100, 299, 1056])
 def test_another_size_is_refused_and_the_ones_that_are_wanted_named(size):
-    with pytest.raises(UsageError, match=rf"{size} pixels\. Wanted: a multiple of 32 from 64 to 1024, or 224, the own size"):
+    with pytest.raises(
+        UsageError, match=rf"{size} pixels\. Wanted: a multiple of 32 from 64 to 1024, or 224, the own size"
+    ):
         check_backbone(DEFAULT_BACKBONE, None, size)
 
 
