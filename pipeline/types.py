@@ -116,7 +116,7 @@ class Space:
     recipe: Recipe
     taps: tuple[Tap, ...]
     dtype: str = "float16"  # as stored
-    numerics: str = "float32-1"  # raised when a change of ours changes numbers beyond rounding
+    numerics: str = "float32-1"  # raised when a change of the code changes numbers beyond rounding
 
     @cached_property
     def id(self) -> str:
@@ -133,12 +133,12 @@ class FileEntry:
     path: str  # relative to the dataset folder, "/" separated, may hold surrogate escapes
     size_bytes: int
     mtime_ns: int
-    split: Split | None  # from a train/val/test folder, None where the system splits
-    labels: tuple[str, ...]  # class names, sorted: one, or any number where they do not exclude each other
+    split: Split | None  # from a train/val/test folder, None if headstart splits
+    labels: tuple[str, ...]  # class names, sorted: one, or any number if they do not exclude each other
 
     @property
     def label(self) -> str:
-        """The class, where classes exclude each other; ValueError where they do not."""
+        """The class, if classes exclude each other; ValueError if they do not."""
         (only,) = self.labels
         return only
 
@@ -156,13 +156,13 @@ class Image:
     """One distinct picture of a manifest."""
 
     digest: Digest
-    path: str  # relative to the root; the first in order where several files hold the same bytes
-    labels: tuple[int, ...]  # indices into the manifest's classes, ascending; one where these exclude each other
+    path: str  # relative to the root; the first in order if several files hold the same bytes
+    labels: tuple[int, ...]  # indices into the manifest's classes, ascending; one if these exclude each other
     split: Split
 
     @property
     def label(self) -> int:
-        """The class, where classes exclude each other; ValueError where they do not."""
+        """The class, if classes exclude each other; ValueError if they do not."""
         (only,) = self.labels
         return only
 
@@ -239,14 +239,14 @@ class Head:
     evidence: tuple[TapEvidence, ...] = ()  # of every candidate
     reasons: tuple[str, ...] = ()
     activation: Activation = "softmax"  # "sigmoid": labels do not exclude each other, and temperature is 1
-    thresholds: tuple[float, ...] = ()  # of each label, with "sigmoid": given where its probability reaches it
+    thresholds: tuple[float, ...] = ()  # of each label, with "sigmoid": given if its probability reaches it
     held_out: Array | None = field(default=None, compare=False, repr=False)  # (pictures, classes) scores, leave-one-out
     kind: HeadKind = "stacked"  # ridges, weighted; one on taps side by side; logistic regression on those
 
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """How the head's held-out error falls with more training pictures. Rates are 0-1; empty where it cannot be told."""
+    """How the head's held-out error falls with more training pictures. Rates are 0-1; empty if not measurable."""
 
     reason: str
     sizes: tuple[int, ...] = ()  # training pictures
@@ -314,7 +314,7 @@ class LabelMetrics:
     num_images: int
     mean_average_precision: float  # over the labels that some picture has
     map_interval: tuple[float, float]  # 95 %, by resampling pictures
-    macro_f1: float  # this and what follows: with a label given where its probability reaches its threshold
+    macro_f1: float  # this and what follows: with a label given if its probability reaches its threshold
     micro_f1: float
     subset_accuracy: float  # pictures with every label right
     log_loss: float  # nats a label and picture
@@ -329,7 +329,7 @@ class Prediction:
     path: str
     top: tuple[tuple[str, float], ...] = ()  # (class, probability), best first
     error: str | None = None
-    labels: tuple[tuple[str, float], ...] | None = None  # above their thresholds, where labels exclude no other
+    labels: tuple[tuple[str, float], ...] | None = None  # above their thresholds, if labels do not exclude each other
     unread: bool = False  # the file could not be read just now; the error says nothing of its content
 
 
@@ -339,14 +339,14 @@ class Certificate:
 
     num_images: int
     max_difference: float  # of any probability
-    argmax_agreement: float  # 0-1, of the class; of all labels where these do not exclude each other
+    argmax_agreement: float  # 0-1, of the class; of all labels if these do not exclude each other
     tolerance: float
     passed: bool  # a model that does not pass is not delivered
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything that a training needs to go on from a step as if it had never stopped."""
+    """Everything that a training needs to continue from a step as if it had never stopped."""
 
     step: int  # optimiser steps done
     arrays: Mapping[str, Any]  # name -> numpy array of any plain dtype and shape
@@ -354,7 +354,7 @@ class Checkpoint:
 
 
 class Progress(Protocol):
-    """Told how far a long stage is; the terminal, a log or nobody listens."""
+    """Hears how far a long stage is, and shows it on the terminal or in a log, or nowhere."""
 
     def start(self, stage: str, total: int) -> None: ...
 

@@ -9,7 +9,8 @@ from flows.finetuning.results import FinetuneResult
 from pipeline.decision.finetuned import JobStatus
 from pipeline.jsonable import to_json
 
-Row = Mapping[str, object]
+Cell = str | int | float | None
+Row = Mapping[str, Cell]
 
 
 def describe_epoch(status: JobStatus) -> str:
@@ -29,13 +30,13 @@ def rows_of(result: FinetuneResult) -> list[Row]:
     return [{"arm": arm, **to_json(row)} for arm, curve in arms.items() for row in curve]
 
 
-def table_of(rows: Sequence[Row]) -> list[dict[str, object]]:
+def table_of(rows: Sequence[Row]) -> list[dict[str, Cell]]:
     """Prepare rows for JSON: the same columns in each, four digits, and None for what is not a number."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return [{column: _cell(row.get(column)) for column in columns} for row in rows]
 
 
-def _cell(value: object) -> object:
+def _cell(value: Cell) -> Cell:
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
     return value

@@ -5,12 +5,11 @@ from __future__ import annotations
 import resource
 import sys
 from dataclasses import asdict, replace
-from typing import Any
 
 from flows import stopwatch
 from flows.features.backbone import engine_id
 from flows.features.extraction import Extracted
-from pipeline.decision.nouns import Plan
+from pipeline.decision.nouns import Plan, ScoredQuote
 from pipeline.decision.quote import Rates, Work, plan_quote, score_quote
 from pipeline.fingerprint import fingerprint
 from pipeline.images.views import ORIGINAL, view_names
@@ -62,7 +61,7 @@ def remember_rate(workspace: Workspace, spec: BackboneSpec, what: str, num_image
         write_measurement(workspace, "rates", _key(spec), asdict(known) | {what: rate})
 
 
-def score(workspace: Workspace, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> dict[str, Any] | None:
+def score(workspace: Workspace, spec: BackboneSpec, plan: Plan, extracted: Extracted) -> ScoredQuote | None:
     """Hold a plan's quote against this run, and keep the rate it went at."""
     if plan.quote is None:
         return None

@@ -16,8 +16,8 @@ from flows.features.forward import reader
 from flows.stopwatch import stage
 from pipeline.dataset.split import sample_images
 from pipeline.decision.finetuned import FinetuneReport
-from pipeline.decision.nouns import Plan
-from pipeline.report.record import ModelRecord, ModelRef, Provenance, ScoredQuote, build_record
+from pipeline.decision.nouns import Plan, ScoredQuote
+from pipeline.report.record import ModelRecord, ModelRef, Provenance, build_record
 from pipeline.types import Array, BackboneSpec, Head, Image, LabelMetrics, LearningCurve, Manifest, Metrics, Recipe
 from storage.models.bundles import MODEL_FILE, write_bundle_files
 from storage.models.versions import save_version

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 SimilarityVerdict = Literal["similar", "ambiguous", "different"]
 SizeVerdict = Literal["small", "large"]
 Strategy = Literal["head-on-top", "head-on-evidence", "fine-tune", "fine-tune-or-scratch"]
+ScoredQuote = Mapping[str, Mapping[str, float | None]]  # what was quoted -> predicted, actual and their ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """D_BN with a backbone for which no thresholds are known: it is told, and judges nothing."""
+    """D_BN with a backbone for which no thresholds are known: it is reported, and decides nothing."""
 
     backbone: str
     distance: float
@@ -45,7 +47,7 @@ class Similarity:
     measured_with: str = "efficientnet_lite0"  # the backbone whose BatchNorm layers remember
     why_with: str = ""  # why not with the one that features come from, if so
     references: tuple[Reference, ...] = ()  # the nearest known datasets below and above, by distance
-    own: Drift | None = None  # with the backbone that features come from, where it has no thresholds
+    own: Drift | None = None  # with the backbone that features come from, if it has no thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Size:
     num_classes: int
     smallest_class: int  # training pictures
     verdict: SizeVerdict
-    effective_classes: float | None = None  # as many even ones are as varied; num_classes where all are even
+    effective_classes: float | None = None  # this many of equal size are as varied; num_classes if all are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Signal:
 
     @property
     def margin(self) -> float:
-        """Distance to the boundary, in the signal's own unit; below 0 where the value is below it."""
+        """Distance to the boundary, in the signal's own unit; below 0 if the value is below it."""
         return self.value - self.threshold
 
 
@@ -84,7 +86,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was decided instead of what the rule says: by somebody, or by evidence that came later."""
+    """What was decided instead of what the rule says: by a person, or by evidence that was found later."""
 
     what: Literal["case", "strategy", "backbone"]
     value: str
@@ -98,7 +100,7 @@ class RankedBackbone:
     """How well a sample of the data is told apart with a backbone's features."""
 
     backbone: str
-    error: float | None = None  # leave-one-out squared error a picture of a head on all taps; None where not tried
+    error: float | None = None  # leave-one-out squared error a picture of a head on all taps; None if not tried
     logme: float | None = None  # log evidence of the best tap, per sample and class
     why_not: str = ""  # why it was not tried
 
@@ -144,4 +146,4 @@ class Plan:
     alternatives: tuple[Alternative, ...] = ()
     changes: tuple[Change, ...] = ()
     quote: Quote | None = None
-    backbones: tuple[RankedBackbone, ...] = ()  # compared for this plan, best first; none where one was named
+    backbones: tuple[RankedBackbone, ...] = ()  # compared for this plan, best first; none if a person named one

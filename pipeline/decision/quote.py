@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.decision.nouns import Quote, QuoteItem, Strategy
 from pipeline.decision.plan import FINETUNING
@@ -99,7 +98,9 @@ def describe_quote(quote: Quote, strategy: Strategy) -> str:
     )
 
 
-def score_quote(quote: Quote, seconds: Mapping[str, float], num_bytes: float, peak_bytes: float) -> dict[str, Any]:
+def score_quote(
+    quote: Quote, seconds: Mapping[str, float], num_bytes: float, peak_bytes: float
+) -> dict[str, dict[str, float | None]]:
     """Compare the estimate with the actual cost, up to the head.
 
     Parameters

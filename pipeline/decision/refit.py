@@ -29,10 +29,9 @@ class _Cell:
 
 def refit_thresholds(audits: Sequence[AuditResult]) -> tuple[Refit, Refit]:
     """Refit from how many pictures on data are large, for similar and for different data."""
-    return tuple(  # type: ignore[return-value]  # of two
-        _refit(what, current, [_cell(audit) for audit in audits if audit.signals.similar == (what == "similar")])
-        for what, current in (("similar", LARGE_FROM_SIMILAR), ("different", LARGE_FROM_DIFFERENT))
-    )
+    similar = [_cell(audit) for audit in audits if audit.signals.similar]
+    different = [_cell(audit) for audit in audits if not audit.signals.similar]
+    return _refit("similar", LARGE_FROM_SIMILAR, similar), _refit("different", LARGE_FROM_DIFFERENT, different)
 
 
 def _cell(audit: AuditResult) -> _Cell:

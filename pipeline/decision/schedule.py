@@ -64,8 +64,9 @@ def plan_finetuning(num_train: int, epochs: int | None = None) -> Schedule:
     else:
         usual, mixup = 4, 0.1
     return Schedule(
-        epochs=_at_most(usual, epochs),
-        batch_size=_batch_size(num_train),
+        epochs=usual if epochs is None else epochs,
+        # an epoch has ten steps or more, unless a batch would be tiny
+        batch_size=max(1, min(32, num_train // 10), min(SMALLEST_BATCH, num_train // 2)),
         learning_rate=5e-4,
         warmup=0.1,
         weight_decay=0.05,
@@ -78,15 +79,9 @@ def plan_finetuning(num_train: int, epochs: int | None = None) -> Schedule:
 
 def plan_scratch(num_train: int, epochs: int | None = None) -> Schedule:
     """Choose how a network is trained from random weights: longer, and with its own statistics."""
-    known = plan_finetuning(num_train)
     usual = 60 if num_train < LARGE_FROM else 20
-    return replace(
-        known,
-        epochs=_at_most(usual, epochs),
-        learning_rate=1e-3,
-        frozen_statistics=False,
-        patience=10,
-    )
+    known = plan_finetuning(num_train, usual if epochs is None else epochs)
+    return replace(known, learning_rate=1e-3, frozen_statistics=False, patience=10)
 
 
 def norm_momentum(num_steps: int) -> float:
@@ -111,12 +106,3 @@ def class_weights(counts: list[int]) -> list[float]:
     roots = [count**-0.5 if count else 0.0 for count in counts]
     mean = sum(root * count for root, count in zip(roots, counts, strict=True)) / sum(counts)
     return [root / mean for root in roots]
-
-
-def _at_most(usual: int, epochs: int | None) -> int:
-    return usual if epochs is None else epochs
-
-
-def _batch_size(num_train: int) -> int:
-    """Return 32, or less so that an epoch has ten steps, but at least 8, or half of the pictures."""
-    return max(1, min(32, num_train // 10), min(SMALLEST_BATCH, num_train // 2))

@@ -22,7 +22,6 @@ SURE_FROM = 100  # pictures; between random samples of this many the distance va
 LOPSIDED = 1.5  # of the early and the late third, the higher over the lower: then the shift has a place
 NUM_RESAMPLES = 100
 NORMAL_95 = 1.96  # standard deviations on either side
-SEED = 0
 
 NO_LIMITS = (0.0, 0.0)  # of a backbone without thresholds
 
@@ -65,7 +64,8 @@ def similarity_of(statistics: Sequence[LayerStatistics], moments: Array, limits:
         Similar below the first, different above the second.
     """
     layers = measure_layers(statistics, moments.mean(axis=0, dtype=np.float64))
-    early, middle, late = (float(third.mean()) for third in _thirds(layers))
+    thirds = np.array_split(layers, 3) if len(layers) >= 3 else [layers] * 3
+    early, middle, late = (float(third.mean()) for third in thirds)
     distance = float(layers.mean())
     verdict = judge_distance(distance, limits)
     interval = _interval(statistics, moments, distance)
@@ -109,7 +109,7 @@ def _interval(statistics: Sequence[LayerStatistics], moments: Array, distance: f
     num = len(moments)
     if num < 2:
         return None
-    weights = np.random.default_rng(SEED).multinomial(num, [1 / num] * num, NUM_RESAMPLES) / num
+    weights = np.random.default_rng(0).multinomial(num, [1 / num] * num, NUM_RESAMPLES) / num
     resampled = measure_layers(statistics, weights @ moments.astype(np.float64)).mean(axis=-1)
     middle = 2 * distance - float(resampled.mean())
     reach = NORMAL_95 * float(resampled.std())
@@ -128,11 +128,6 @@ def _layer_distance(layer: LayerStatistics, mean: NDArray[np.floating], mean_squ
     return distance
 
 
-def _thirds(layers: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Cut into three runs of nearly equal length; with fewer than three layers each third is all of them."""
-    return np.array_split(layers, 3) if len(layers) >= 3 else [layers] * 3
-
-
 def describe_verdict(similarity: Similarity) -> str:
     """Say on which side of which threshold a distance is."""
     distance, (similar_below, different_above) = similarity.distance, similarity.limits
@@ -144,7 +139,7 @@ def describe_verdict(similarity: Similarity) -> str:
         )
     if similarity.verdict == "different":
         return (
-            "Different: the network sees your pictures otherwise than the photographs it was trained on. "
+            "Different: the network does not see your pictures as it saw the photographs it was trained on. "
             f"{measured}; above {different_above} is different."
         )
     return (
@@ -156,11 +151,7 @@ def describe_verdict(similarity: Similarity) -> str:
 
 def describe_details(similarity: Similarity, backbone: str) -> tuple[str, ...]:
     """Say how sure a distance is, where in the network it arises, and which network measured."""
-    return tuple(
-        sentence
-        for sentence in (_doubts(similarity), _depth(similarity), _instrument(similarity, backbone))
-        if sentence
-    )
+    return tuple(filter(None, (_doubts(similarity), _depth(similarity), _instrument(similarity, backbone))))
 
 
 def _doubts(similarity: Similarity) -> str:

@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pipeline.decision.nouns import Reference
 from pipeline.errors import DamagedError
@@ -31,20 +30,9 @@ class Thresholds:
     references: tuple[Reference, ...]  # by distance
 
 
-def thresholds_of(name: str) -> Thresholds | None:
-    """Look up a backbone's thresholds by its name; None if they were never measured.
-
-    Raises
-    ------
-    DamagedError
-        When the file is not what this version reads.
-    """
-    return _read().get(name)
-
-
 def find_thresholds(spec: BackboneSpec) -> Thresholds | None:
     """Look up the thresholds of a backbone as it is: None with other weights than they were measured with."""
-    found = thresholds_of(spec.name)
+    found = read_thresholds().get(spec.name)
     return found if found and found.weights_sha256 == spec.weights_sha256 else None
 
 
@@ -56,21 +44,27 @@ def nearest_references(thresholds: Thresholds, distance: float) -> tuple[Referen
 
 
 @cache
-def _read() -> dict[str, Thresholds]:
+def read_thresholds() -> dict[str, Thresholds]:
+    """Read the thresholds of every backbone that has some, by its name.
+
+    Raises
+    ------
+    DamagedError
+        When the file is not what this version reads.
+    """
     try:
         document = json.loads(FILE.read_text())
         if (document["format"], document["version"]) != (FORMAT, VERSION):
             raise DamagedError(f"{FILE} is {document['format']} {document['version']}, wanted {FORMAT} {VERSION}.")
-        return {name: _parse(part) for name, part in document["backbones"].items()}
+        found = {}
+        for name, part in document["backbones"].items():
+            references = sorted((row["mean"], known) for known, row in part["references"].items())
+            found[name] = Thresholds(
+                weights_sha256=part["weights_sha256"],
+                similar_below=part["similar_below"],
+                different_above=part["different_above"],
+                references=tuple(Reference(known, distance) for distance, known in references),
+            )
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{FILE} holds no thresholds: {error}. Install headstart again.") from error
-
-
-def _parse(part: dict[str, Any]) -> Thresholds:
-    rows = [Reference(name, row["mean"]) for name, row in part["references"].items()]
-    return Thresholds(
-        weights_sha256=part["weights_sha256"],
-        similar_below=part["similar_below"],
-        different_above=part["different_above"],
-        references=tuple(sorted(rows, key=lambda row: row.distance)),
-    )

@@ -5,15 +5,14 @@ Heavy leaf: importing it loads TensorFlow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from pipeline.finetuning.batches import Pictures, whole
+from pipeline.finetuning.batches import Bytes, Pictures, whole
 from pipeline.images.ahead import ReadImage, batched, decode_images
 from pipeline.quiet_keras import keras
 from pipeline.types import Array, Image, Pixels, Recipe
@@ -37,8 +36,7 @@ def predict_images(network: keras.Model, images: Sequence[Image], read: ReadImag
     DataError
         A picture is gone, or has changed since its features were computed.
     """
-    pixels = (whole(*found) for found in decode_images(images, read, recipe))
-    scores = _run(network, (np.stack(batch) for batch in batched(pixels, PREDICTED_AT_ONCE)))
+    scores = _predict(network, (whole(*found) for found in decode_images(images, read, recipe)))
     probabilities: Array = softmax(scores, axis=1)
     return probabilities
 
@@ -48,8 +46,10 @@ def scale_scores(network: keras.Model, validation: Validation) -> float:
 
     Guo et al. 2017, arXiv:1706.04599: one number, and no picture changes its class.
     """
-    scores, labels = predict_scores(network, validation.pictures), np.asarray(validation.labels, np.intp)
-    found = minimize_scalar(lambda power: _score(np.exp(power) * scores, labels)[1], bounds=(-3, 3), method="bounded")
+    scores = _predict_all(network, validation)
+    found = minimize_scalar(
+        lambda power: _score(np.exp(power) * scores, validation.labels)[1], bounds=(-3, 3), method="bounded"
+    )
     factor = float(np.exp(found.x))
     for layer in network.layers:
         if isinstance(layer, keras.layers.Dense) and layer.name.endswith("scores"):
@@ -57,41 +57,41 @@ def scale_scores(network: keras.Model, validation: Validation) -> float:
     return factor
 
 
-def predict_scores(network: keras.Model, pictures: Pictures) -> Array:
-    """Return the scores of pictures (n, size, size, 3) uint8, as (n, classes)."""
-    return _run(network, (np.stack([pictures[place] for place in span]) for span in _spans(len(pictures))))
-
-
 def score(network: keras.Model, validation: Validation) -> tuple[float, float]:
     """Return a network's accuracy and log loss (nats)."""
-    return _score(predict_scores(network, validation.pictures), np.asarray(validation.labels, np.intp))
+    return _score(_predict_all(network, validation), validation.labels)
 
 
 def measure_mirror(network: keras.Model, validation: Validation, num_pictures: int = 512) -> tuple[float, float]:
     """Return the accuracy on pictures as they are and on their mirror images, of at most this many, evenly spaced."""
-    places = np.linspace(0, len(validation.labels) - 1, min(num_pictures, len(validation.labels))).round().astype(int)
-    labels = np.asarray(validation.labels, np.intp)[places]
-    pixels = [np.stack([validation.pictures[place] for place in places[span]]) for span in _spans(len(places))]
-    plain, mirrored = _run(network, iter(pixels)), _run(network, (batch[:, :, ::-1] for batch in pixels))
+    num = len(validation.labels)
+    places = np.linspace(0, num - 1, min(num_pictures, num)).round().astype(int)
+    labels = [validation.labels[place] for place in places]
+    pictures = [validation.pictures[place] for place in places]
+    plain, mirrored = _predict(network, pictures), _predict(network, (picture[:, ::-1] for picture in pictures))
     return _score(plain, labels)[0], _score(mirrored, labels)[0]
 
 
-def _spans(num: int) -> Iterator[range]:
-    return (range(start, min(start + PREDICTED_AT_ONCE, num)) for start in range(0, num, PREDICTED_AT_ONCE))
+def _predict_all(network: keras.Model, validation: Validation) -> Array:
+    pictures = validation.pictures
+    return _predict(network, (pictures[place] for place in range(len(pictures))))
 
 
-def _run(network: keras.Model, batches: Iterator[NDArray[np.uint8] | Pixels]) -> Array:
-    """Run batches; the last one is filled up, because another shape is another compilation."""
+def _predict(network: keras.Model, pictures: Iterable[Bytes | Pixels]) -> Array:
+    """Return the scores (n, classes) of pictures, each (size, size, 3).
+
+    The last batch is filled up, because another shape is another compilation.
+    """
     rows = []
-    for batch in batches:
-        filled = np.zeros((PREDICTED_AT_ONCE, *batch.shape[1:]), np.float32)
+    for batch in batched(pictures, PREDICTED_AT_ONCE):
+        filled = np.zeros((PREDICTED_AT_ONCE, *batch[0].shape), np.float32)
         filled[: len(batch)] = batch
         rows.append(np.asarray(network.predict_on_batch(filled))[: len(batch)])
     scores: Array = np.concatenate(rows)
     return scores
 
 
-def _score(scores: Array, labels: NDArray[np.intp]) -> tuple[float, float]:
+def _score(scores: Array, labels: Sequence[int]) -> tuple[float, float]:
     """Return accuracy and log loss (nats)."""
     likely = log_softmax(scores, axis=1)[np.arange(len(labels)), labels]
     return float((scores.argmax(axis=1) == labels).mean()), float(-likely.mean())

@@ -135,8 +135,8 @@ def _verdict(floor: float, removable: float, num_images: int) -> tuple[LimitedBy
     if floor + removable < 1 / num_images:
         return None, "No held-out picture is misclassified, so nothing shows what limits the head."
     parts = (
-        f"Of the held-out error of {floor + removable:.1%} at {num_images:,} pictures, ever more of them would remove "
-        f"{removable:.1%}; {floor:.1%} would stay."
+        f"Of the held-out error of {floor + removable:.1%} at {num_images:,} pictures, any number of further pictures "
+        f"would remove at most {removable:.1%}; {floor:.1%} would stay."
     )
     if removable >= floor:
         return "data-limited", f"The number of pictures limits the head, so more pictures would help most. {parts}"

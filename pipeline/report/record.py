@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from pipeline.decision.finetuned import ArmName, FinetuneReport
-from pipeline.decision.nouns import Plan
+from pipeline.decision.nouns import Plan, ScoredQuote
 from pipeline.errors import DamagedError
 from pipeline.jsonable import from_json, to_json
 from pipeline.types import (
@@ -25,8 +25,6 @@ from pipeline.types import (
     TapEvidence,
     TapKind,
 )
-
-ScoredQuote = Mapping[str, Mapping[str, float | None]]  # what was quoted -> predicted, actual and their ratio
 
 ModelKind = Literal["head", "fine-tuned network", "network from random weights"]
 KINDS: Mapping[ArmName, ModelKind] = {"fine-tune": "fine-tuned network", "scratch": "network from random weights"}

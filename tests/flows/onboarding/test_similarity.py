@@ -11,7 +11,7 @@ from flows.onboarding import similarity
 from flows.onboarding.similarity import choose_yardstick, measure_similarity
 from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, get_backbone
 from pipeline.decision import thresholds
-from pipeline.decision.thresholds import thresholds_of
+from pipeline.decision.thresholds import read_thresholds
 from storage.workspace import Workspace
 
 SPEC = get_backbone(DEFAULT_BACKBONE)
@@ -23,7 +23,7 @@ SMALL = "mobilenet_v3_small"
 def test_a_backbone_with_thresholds_measures_itself_at_its_own_size(workspace, name, size):
     yardstick = choose_yardstick(Workspace.open(workspace), get_backbone(name, size))
     assert yardstick.spec == get_backbone(name)
-    assert yardstick.thresholds == thresholds_of(name)
+    assert yardstick.thresholds == read_thresholds().get(name)
     assert (yardstick.own, yardstick.why) == (None, "")
 
 
@@ -77,8 +77,8 @@ def test_other_thresholds_judge_anew_without_measuring_anew(again, monkeypatch):
     place = Workspace.open(again.workspace)
     manifest = read_manifest(place, "shapes")
     first = measure_similarity(place, manifest, SPEC)
-    stricter = replace(thresholds_of(DEFAULT_BACKBONE), similar_below=1e-4, different_above=2e-4)
-    monkeypatch.setattr(thresholds, "_read", lambda: {DEFAULT_BACKBONE: stricter})
+    stricter = replace(read_thresholds()[DEFAULT_BACKBONE], similar_below=1e-4, different_above=2e-4)
+    monkeypatch.setattr(thresholds, "read_thresholds", lambda: {DEFAULT_BACKBONE: stricter})
     monkeypatch.setattr(similarity, "load_engine", None)  # nothing may be computed
     second = measure_similarity(place, manifest, SPEC)
     assert (second.distance, second.verdict, second.limits) == (first.distance, "different", (1e-4, 2e-4))
@@ -90,7 +90,7 @@ def test_the_record_has_the_interval_and_the_neighbours(first_run):
     low, high = part["interval"]
     assert 0 <= low <= high
     assert part["num_images"] < 100
-    assert any("fewer than 100 pictures" in reason for reason in first_run.document["reasons"])
+    assert any("Fewer than 100 pictures" in reason for reason in first_run.document["reasons"])
     distances = [row["distance"] for row in part["references"]]
     assert distances
     assert distances == sorted(distances)

@@ -82,7 +82,7 @@ def test_every_reason_is_a_sentence_and_the_first_two_are_measured():
 
 def test_different_data_name_their_margin():
     assert a_plan("different").reasons[0] == (
-        "Different: the network sees your pictures otherwise than the photographs it was trained on. "
+        "Different: the network does not see your pictures as it saw the photographs it was trained on. "
         "The distance (D_BN) is 0.286 on 160 pictures; above 0.09 is different."
     )
 

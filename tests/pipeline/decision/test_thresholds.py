@@ -5,7 +5,7 @@ import pytest
 from pipeline.backbones.table import BACKBONES, DEFAULT_BACKBONE, get_backbone
 from pipeline.decision import thresholds
 from pipeline.decision.nouns import Reference, Similarity
-from pipeline.decision.thresholds import FILE, FORMAT, VERSION, find_thresholds, nearest_references, thresholds_of
+from pipeline.decision.thresholds import FILE, FORMAT, VERSION, find_thresholds, nearest_references, read_thresholds
 from pipeline.errors import DamagedError
 
 DOCUMENT = json.loads(FILE.read_text())
@@ -21,7 +21,7 @@ def test_the_file_says_what_it_is_and_how_it_was_made():
 def test_every_embedded_backbone_has_thresholds_of_its_own_weights():
     assert set(MEASURED) == set(BACKBONES)
     for spec in BACKBONES.values():
-        assert find_thresholds(spec) == thresholds_of(spec.name)
+        assert find_thresholds(spec) == read_thresholds()[spec.name]
 
 
 @pytest.mark.parametrize("name", MEASURED)
@@ -50,7 +50,7 @@ def test_what_a_backbone_was_trained_on_is_similar_from_25_pictures_on(name):
 
 
 def test_the_default_limits_are_those_of_the_embedded_backbone():
-    known = thresholds_of(DEFAULT_BACKBONE)
+    known = read_thresholds()[DEFAULT_BACKBONE]
     similarity = Similarity(0.1, 0.1, 0.1, 0.1, 100, "different")
     assert similarity.limits == (known.similar_below, known.different_above)
     assert similarity.measured_with == DEFAULT_BACKBONE
@@ -60,7 +60,7 @@ def test_other_weights_have_no_thresholds():
     from dataclasses import replace
 
     assert find_thresholds(replace(get_backbone(DEFAULT_BACKBONE), weights_sha256="0" * 64)) is None
-    assert thresholds_of("resnet50") is None
+    assert find_thresholds(replace(get_backbone(DEFAULT_BACKBONE), name="resnet50")) is None
 
 
 def test_the_nearest_references_lie_on_both_sides():
@@ -75,4 +75,4 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path, monkeypatch, content):
     file.write_text(content)
     monkeypatch.setattr(thresholds, "FILE", file)
     with pytest.raises(DamagedError, match=r"thresholds\.json"):
-        thresholds._read.__wrapped__()
+        read_thresholds.__wrapped__()
