@@ -115,7 +115,7 @@ def run_job(plan: JobPlan[Result], work: Callable[[Job], Result]) -> Result:
     """
     if plan.outcome is not None:
         return plan.outcome
-    with stopwatch.timed(), run_exclusively(plan.workspace, plan.id, to_json(plan.asked)) as job:
+    with stopwatch.timed(), run_exclusively(plan.workspace, plan.id, plan.asked) as job:
         if (
             outcome := find_outcome(plan.workspace, plan.id)
         ) is not None:  # another process has ended it in the meantime

@@ -13,7 +13,7 @@ from flows.prediction.files import classifier_engine_id
 from flows.requests import GcRequest
 from flows.versions.promote import list_heads
 from pipeline.errors import NotFoundError
-from storage.jobs.folder import list_folders, read_document
+from storage.jobs.folder import list_folders, read_asked
 from storage.maintenance.garbage import Garbage, collect
 from storage.models.serving import find_serving, serving_version
 from storage.models.versions import list_models
@@ -88,6 +88,6 @@ def _find_started_from(workspace: Workspace) -> set[tuple[str, int | None]]:
     wanted: set[tuple[str, int | None]] = set()
     for folder in list_folders(workspace):
         with suppress(NotFoundError):  # the job ended before its first document was written
-            asked = read_document(folder / "job.json")
-            wanted.add((asked["dataset"], asked["head_version"]))
+            asked = read_asked(folder)
+            wanted.add((asked.dataset, asked.head_version))
     return wanted

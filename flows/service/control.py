@@ -139,15 +139,14 @@ def _find_runs(workspace_root: str, job: str | None = None) -> tuple[str | None,
 
 
 def _local_row(job: JobState) -> JobRow:
-    asked = from_json(JobAsked, job.asked)
     end = from_json(JobEnd, job.outcome) if job.outcome else None
     return JobRow(
         job=job.id,
-        dataset=asked.dataset,
+        dataset=job.asked.dataset,
         state="running" if job.is_running else "finished" if end else "stopped",
         passed=end.gate.passed if end else None,
         model=end.model if end else None,
-        asked=asked,
+        asked=job.asked,
         status=from_json(JobStatus, job.status) if job.status else Nothing(),
         written=datetime.fromtimestamp(job.written, UTC).isoformat(timespec="seconds"),
     )

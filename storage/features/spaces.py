@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConflictError, DamagedError
-from pipeline.fingerprint import canonical_json, fingerprint
+from pipeline.errors import ConflictError, DamagedError, NotFoundError
+from pipeline.fingerprint import fingerprint
 from pipeline.types import Recipe, Space, Tap
 from storage.disk.atomic import write_once
 from storage.disk.documents import read_json, to_json
@@ -27,15 +27,12 @@ def write_space(workspace: Workspace, space: Space) -> None:
 
 def check_space(workspace: Workspace, space: Space) -> None:
     """Raise DamagedError if the folder of this space describes another one."""
-    path = workspace.space_file(space.id)
-    if not path.exists():
+    try:
+        read_space(workspace, space.id)
+    except NotFoundError:
         return
-    found = read_json(path, FORMAT, VERSION).get("descriptor")
-    if canonical_json(found) != canonical_json(space.descriptor()):
-        raise DamagedError(
-            f"{path} describes another feature space than {space.id} ({space.backbone}). "
-            f"Move {path.parent} away; its features will be computed again."
-        )
+    except DamagedError as error:
+        raise DamagedError(f"{error} `headstart verify` writes it again.") from error
 
 
 def list_spaces(workspace: Workspace) -> list[Space]:

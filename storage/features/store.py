@@ -208,18 +208,13 @@ class StoredTaps(Mapping[str, Array]):
     def __init__(
         self, workspace: Workspace, spaces: Sequence[Space], digests: Sequence[Digest], taps: Sequence[str]
     ) -> None:
-        self._workspace, self._spaces, self._digests, self._taps = workspace, spaces, digests, taps
-        self._usages = [Usage(workspace.space(space.id)) for space in spaces]
-        for usage in self._usages:
-            usage.begin()
+        self._stores = [FeatureStore(workspace, space) for space in spaces]
+        self._digests, self._taps = digests, taps
 
     def __getitem__(self, tap: str) -> Array:
         if tap not in self._taps:
             raise KeyError(tap)
-        parts = []
-        for space in self._spaces:
-            with open_features(self._workspace, space) as store:
-                parts.append(store.read(self._digests, tap))
+        parts = [store.read(self._digests, tap) for store in self._stores]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def __iter__(self) -> Iterator[str]:

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ConflictError, NotFoundError
+from pipeline.decision.finetuned import JobAsked
+from pipeline.errors import ConflictError, DamagedError, NotFoundError
+from pipeline.jsonable import from_json, to_json
 from storage.disk.atomic import Fs, explained, make_folder, write_whole
 from storage.disk.documents import read_value, write_json
 from storage.disk.locks import is_locked, is_still, try_lock
@@ -44,7 +46,7 @@ class JobState:
     """A job as it is on disk."""
 
     id: str
-    asked: Mapping[str, Any]
+    asked: JobAsked
     status: Mapping[str, Any] | None
     outcome: dict[str, Any] | None
     is_running: bool  # some process holds its lock
@@ -108,7 +110,7 @@ def _lock(folder: Path, fs: Fs) -> int | None:
 
 
 @contextmanager
-def run_exclusively(workspace: Workspace, job_id: str, asked: Mapping[str, Any]) -> Iterator[Job]:
+def run_exclusively(workspace: Workspace, job_id: str, asked: JobAsked) -> Iterator[Job]:
     """Run a job, here and nowhere else at the same time.
 
     Raises
@@ -126,7 +128,7 @@ def run_exclusively(workspace: Workspace, job_id: str, asked: Mapping[str, Any])
         with explained(cancel):
             cancel.unlink(missing_ok=True)  # it was meant for an earlier attempt
         if _find(workspace, job_id, "job") is None:
-            _write(workspace, job_id, "job", asked)
+            _write(workspace, job_id, "job", to_json(asked))
         yield Job(workspace, job_id)
 
 
@@ -192,6 +194,24 @@ def read_document(path: Path) -> dict[str, Any]:
     return read_value(path, FORMATS[path.stem], VERSION)
 
 
+def read_asked(folder: Path) -> JobAsked:
+    """Read what a job was asked to do.
+
+    Raises
+    ------
+    NotFoundError
+        The job ended before it had begun, or is gone.
+    ConflictError
+        As `read_json` raises it.
+    """
+    path = folder / "job.json"
+    document = read_document(path)
+    try:
+        return from_json(JobAsked, document)
+    except DamagedError as error:
+        raise DamagedError(f"{path} is damaged. {error}") from error
+
+
 def last_written(folder: Path) -> float:
     """When anything of a job, or of a folder in it, was written last, in seconds since 1970; its lock is not."""
     times = []
@@ -204,10 +224,9 @@ def last_written(folder: Path) -> float:
 
 def _state(workspace: Workspace, job_id: str) -> JobState:
     folder = workspace.job(job_id)
-    asked = read_document(folder / "job.json")
     return JobState(
         id=job_id,
-        asked=asked,
+        asked=read_asked(folder),
         status=_find(workspace, job_id, "status"),
         outcome=_find(workspace, job_id, "outcome"),
         is_running=is_running(workspace, job_id),

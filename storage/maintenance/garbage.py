@@ -175,10 +175,10 @@ def _find_jobs(workspace: Workspace) -> Iterator[Garbage]:
         if is_running(workspace, folder.name):
             continue
         asked = find_asked(folder)
-        ref = find_dataset(workspace, asked[0]) if asked else None
+        ref = find_dataset(workspace, asked.dataset) if asked else None
         if asked is None:
             yield _garbage("job", folder, "of a job that ended before it had begun", last_written(folder))
-        elif ref is None or ref.fingerprint != asked[1]:
+        elif ref is None or ref.fingerprint != asked.fingerprint:
             yield _garbage("job", folder, "its dataset has other pictures now", last_written(folder))
         elif (outcome := folder / "outcome.json").exists():
             read_document(outcome)  # a damaged one decides nothing

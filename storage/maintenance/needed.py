@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.errors import DamagedError, NotFoundError
+from pipeline.decision.finetuned import JobAsked
+from pipeline.errors import NotFoundError
 from pipeline.types import Digest
 from storage.datasets.manifests import check_manifest, find_dataset
-from storage.jobs.folder import list_folders, read_document
+from storage.jobs.folder import list_folders, read_asked
 from storage.models.versions import list_versions, read_ref
 from storage.workspace import Workspace
 
@@ -39,17 +40,13 @@ def _needed_manifests(workspace: Workspace) -> Iterator[tuple[str, str]]:
         yield record.dataset, record.data.fingerprint
     for folder in list_folders(workspace):
         asked = find_asked(folder)
-        if asked and workspace.manifest(*asked).exists():  # without it the job is of no use, and garbage
-            yield asked
+        if asked and workspace.manifest(asked.dataset, asked.fingerprint).exists():  # else the job is garbage
+            yield asked.dataset, asked.fingerprint
 
 
-def find_asked(folder: Path) -> tuple[str, str] | None:
-    """Return dataset and fingerprint of a job; None for one that ended before it had begun, or is gone."""
-    path = folder / "job.json"
+def find_asked(folder: Path) -> JobAsked | None:
+    """Return what a job was asked to do; None for one that ended before it had begun, or is gone."""
     try:
-        asked = read_document(path)
-        return str(asked["dataset"]), str(asked["fingerprint"])
+        return read_asked(folder)
     except NotFoundError:
         return None
-    except KeyError as error:
-        raise DamagedError(f"{path} is damaged: it does not say what the job trains on.") from error

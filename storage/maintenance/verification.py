@@ -22,7 +22,7 @@ from storage.disk.atomic import Staging
 from storage.disk.locks import Usage, alone
 from storage.features.catalog import Catalog, ShardRow
 from storage.features.spaces import parse_space, read_space, write_space
-from storage.jobs.folder import is_running, list_folders, read_document
+from storage.jobs.folder import is_running, list_folders, read_asked, read_document
 from storage.measurements import VERSIONS, list_measurements, read_measurement
 from storage.models.engines import check_engine, list_engines, remove_engine
 from storage.models.serving import serving_version
@@ -272,7 +272,7 @@ class Verification:
                 continue  # it looks after its files itself, and they come and go
             self.checked["jobs"] += 1
             if (asked := folder / "job.json").exists():  # else it ended before it had begun
-                self._judge("job", asked, "It is written when the job is started again.", read_document, asked)
+                self._judge("job", asked, "It is written when the job is started again.", read_asked, folder)
             for name in ("status.json", "outcome.json"):
                 self._check_derived(
                     "job", folder / name, "The job continues from its last checkpoint.", read_document, folder / name

@@ -43,12 +43,11 @@ def list_engines(workspace: Workspace) -> list[Path]:
 def check_engine(folder: Path) -> None:
     """Raise ConflictError unless a compiled network is as it was written."""
     try:
-        files = read_json(folder / LISTING, FORMAT, VERSION).get("files")
+        files = read_json(folder / LISTING, FORMAT, VERSION)["files"]
     except NotFoundError as error:
         raise DamagedError(f"{folder} is damaged: {error}") from error
-    if not isinstance(files, dict) or (changed := changed_files(folder, files)):
-        named = ", ".join(changed) if isinstance(files, dict) else LISTING
-        raise DamagedError(f"{folder} is damaged: {named} changed since it was written.")
+    if changed := changed_files(folder, files):
+        raise DamagedError(f"{folder} is damaged: {', '.join(changed)} changed since it was written.")
 
 
 def remove_engine(workspace: Workspace, engine_id: str) -> None:

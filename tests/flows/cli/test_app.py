@@ -215,7 +215,7 @@ def test_a_gate_that_is_not_passed_has_an_exit_code_where_that_is_asked_for(head
     planned = find_job(FinetuneRequest("shapes", str(again.workspace)))
     result = factories.a_finetune_result(passed, job=planned.id)
     gate = to_json(result.gate)
-    with run_exclusively(planned.workspace, planned.id, to_json(planned.asked)) as job:
+    with run_exclusively(planned.workspace, planned.id, planned.asked) as job:
         job.write_outcome(to_document(result))
 
     finetune = ("finetune", "shapes", "--workspace", again.workspace)

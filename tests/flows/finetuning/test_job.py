@@ -214,7 +214,7 @@ def test_a_job_that_is_asked_to_stop_stops_and_can_be_started_again(place, tiny_
 def test_a_job_runs_once_at_a_time(place):
     job = find_job(a_request(place))
     with (
-        run_exclusively(job.workspace, job.id, to_json(job.asked)),
+        run_exclusively(job.workspace, job.id, job.asked),
         pytest.raises(ConflictError, match="another process"),
     ):
         finetune(a_request(place))

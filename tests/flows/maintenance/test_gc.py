@@ -83,7 +83,8 @@ def test_versions_that_do_not_serve_go_where_a_number_to_keep_is_given(headstart
         finetune = factories.a_finetuning() if number > 5 else None
         factories.save_model(workspace, replace(record, finetune=finetune), "shapes", b"%d" % number)
     promote(workspace, "shapes", 2, "It is better.")
-    with run_exclusively(workspace, "job", {"dataset": "shapes", "head_version": 3, **asked_of(record)}):
+    asked = factories.a_job_asked(fingerprint=record.data.fingerprint, head_version=3)
+    with run_exclusively(workspace, "job", asked):
         pass
 
     arguments = ("gc", "--grace", "0s", "--json", "--workspace", moved.workspace)
@@ -94,10 +95,6 @@ def test_versions_that_do_not_serve_go_where_a_number_to_keep_is_given(headstart
     assert [ref.version for ref in list_models(workspace)] == [1, 2, 3, 5, 7]
     assert models_in(headstart(*arguments, "--keep-versions", "1")) == []
     assert headstart("verify", "--workspace", moved.workspace).code == 0
-
-
-def asked_of(record):
-    return {"fingerprint": record.data.fingerprint, "case": 3, "epochs": 1, "num_train": 1}
 
 
 def models_in(found):

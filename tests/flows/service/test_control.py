@@ -12,9 +12,9 @@ from pipeline.errors import NotFoundError
 from pipeline.jsonable import to_json
 from storage.jobs.folder import run_exclusively
 from storage.workspace import Workspace
-from tests.factories import a_curve, a_finetune_result, a_job_asked
+from tests.factories import a_curve, a_finetune_result, a_job_asked, rewrite_document
 
-ASKED = to_json(a_job_asked("pets"))
+ASKED = a_job_asked("pets")
 OUTCOME = to_document(a_finetune_result())
 
 
@@ -86,12 +86,13 @@ def test_the_rows_of_jobs_have_the_same_keys_whatever_is_known(workspace):
     rows = {row["job"]: row for row in to_json(describe_jobs(str(workspace)))["jobs"]}
     stopped, finished = rows["a" * 16], rows["b" * 16]
     assert set(stopped) == set(finished)
-    assert (stopped["status"], stopped["asked"], stopped["model"]) == ({}, ASKED, None)
+    assert (stopped["status"], stopped["asked"], stopped["model"]) == ({}, asdict(ASKED), None)
     assert (finished["passed"], finished["model"]["version"]) == (True, 2)
 
 
 def test_a_damaged_job_does_not_hide_the_others(workspace, caplog):
     opened = Workspace.open(workspace)
-    with run_exclusively(opened, "a" * 16, {"dataset": "pets"}), run_exclusively(opened, "b" * 16, ASKED):
+    with run_exclusively(opened, "a" * 16, ASKED), run_exclusively(opened, "b" * 16, ASKED):
+        rewrite_document(opened.job("a" * 16) / "job.json", value={"dataset": "pets"})
         assert states(workspace) == {"b" * 16: ("running", None)}
-    assert f"job {'a' * 16}" in caplog.text
+    assert f"jobs/{'a' * 16}/job.json is damaged" in caplog.text

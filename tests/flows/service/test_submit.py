@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -187,7 +187,7 @@ def test_a_job_of_the_workspace_is_listed_with_its_newest_run(workspace, job, se
     submit_finetune(a_request(workspace))
     control.cancel_job(str(workspace), job.id)
     submit_finetune(a_request(workspace), retry=True)
-    with run_exclusively(Workspace.open(workspace), job.id, asdict(factories.a_job_asked("pets"))):
+    with run_exclusively(Workspace.open(workspace), job.id, factories.a_job_asked("pets")):
         (row,) = control.describe_jobs(str(workspace)).jobs
         assert (row.state, row.attempt, row.run_state) == ("running", 2, "Scheduled")
         cancelled = control.cancel_job(str(workspace), job.id[:6])

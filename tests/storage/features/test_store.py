@@ -275,7 +275,7 @@ def test_a_descriptor_that_disagrees_is_an_error(workspace, space, store, block_
     descriptor = space.descriptor()
     descriptor["recipe"]["resize"] = "nearest"
     rewrite_document(path, descriptor=descriptor)
-    with pytest.raises(DamagedError, match="another feature space"):
+    with pytest.raises(DamagedError, match="does not describe the space"):
         FeatureWriter(workspace, space)
 
 

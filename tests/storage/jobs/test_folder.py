@@ -25,12 +25,12 @@ from storage.maintenance.garbage import Limits, collect
 from storage.maintenance.verification import Verification
 from storage.workspace import Workspace
 from tests.conftest import ROOT
-from tests.factories import a_manifest, an_image
+from tests.factories import a_job_asked, a_manifest, an_image
 from tests.storage.faulty_disk import Death, FaultyDisk
 from tests.storage.jobs.test_checkpoints import a_checkpoint
 
 JOB = "0123456789abcdef"
-ASKED = {"dataset": "pets", "fingerprint": a_manifest().fingerprint}
+ASKED = a_job_asked("pets", fingerprint=a_manifest().fingerprint)
 NOW = Limits(grace_seconds=0.0)
 
 
@@ -55,7 +55,8 @@ def in_another_process(root, statement):
     """Start a process that runs a job, says so, and waits."""
     script = (
         "import sys; from storage.jobs.folder import run_exclusively; from storage.workspace import Workspace\n"
-        f"with run_exclusively(Workspace.open(sys.argv[1]), '{JOB}', {{}}) as job:\n"
+        "from tests.factories import a_job_asked\n"
+        f"with run_exclusively(Workspace.open(sys.argv[1]), '{JOB}', a_job_asked()) as job:\n"
         f"    print('runs', flush=True); {statement}"
     )
     process = subprocess.Popen(
@@ -112,7 +113,7 @@ def test_a_lock_on_a_folder_that_was_removed_meanwhile_is_none(stopped, monkeypa
 def test_what_was_asked_first_stays(place):
     with run_exclusively(place, JOB, ASKED):
         pass
-    with run_exclusively(place, JOB, {"dataset": "other"}):
+    with run_exclusively(place, JOB, a_job_asked("other")):
         pass
     assert get_job(place, JOB).asked == ASKED
 
