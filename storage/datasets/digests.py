@@ -1,6 +1,6 @@
-"""What was learned about user files without reading them again: path, size and time to digest.
+"""A memory of user files, so that they need not be read again: path, size and time to digest.
 
-Only a memory. It is trusted for a file that has the same size and modification time, and whose last change is
+It is trusted for a file that has the same size and modification time, and whose last change is
 clearly older than the moment it was read: a file that changes twice within one tick of the clock keeps its
 time, so one that was young when it was read is read again (git calls this "racily clean").
 """

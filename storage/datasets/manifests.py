@@ -53,7 +53,7 @@ def write_manifest(workspace: Workspace, manifest: Manifest, rebind: bool = Fals
 
 
 def _to_bytes(manifest: Manifest, ref: DatasetRef) -> bytes:
-    """Encode a header that vouches for itself and for the rows below it, one per image."""
+    """Encode a header with checksums of itself and of the rows below it, one per image."""
     rows = [
         [image.digest.hex(), image.path, image.label if manifest.exclusive else image.labels, image.split]
         for image in manifest.images

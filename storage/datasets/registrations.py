@@ -1,4 +1,4 @@
-"""What each dataset was onboarded with, beside its manifests, so that it can be asked for again without a person."""
+"""The options that each dataset was onboarded with, so that it can be onboarded again without a person."""
 
 from __future__ import annotations
 

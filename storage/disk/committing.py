@@ -1,4 +1,4 @@
-"""What is written in a block counts when the block ends."""
+"""A context manager that commits at the end of its block."""
 
 from __future__ import annotations
 

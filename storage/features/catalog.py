@@ -1,4 +1,4 @@
-"""Which shards there are and which images they hold, in one SQLite file.
+"""The catalog: which shards there are and which images they hold, in one SQLite file.
 
 Derived: the shards are the truth. What the catalog does not know is adopted from disk, what it knows and the
 disk does not is forgotten, and a catalog that is lost or damaged grows again that way.
@@ -114,7 +114,7 @@ class Catalog:
         adopted = [row for path in orphans if (row := self._examine(path, space))]
         if adopted:
             log.info("adopted %d shards that the catalog did not know", len(adopted))
-            for folder in {path.parent for path in orphans}:  # whoever wrote them may have died before syncing it
+            for folder in {path.parent for path in orphans}:  # their writer may have died before syncing it
                 with explained(folder):
                     self._workspace.staging.fs.fsync_path(folder)
             self.add(space, adopted)

@@ -1,4 +1,4 @@
-"""Who is computing what, so that runs over the same pictures share the work instead of repeating it.
+"""Claims on pictures, so that runs over the same pictures share the work instead of repeating it.
 
 A claim is a file of digests that its owner keeps locked: the lock ends with the process, however that ends, and
 the claim with it. Nothing rests on claims but time; two that compute the same row store the same row.

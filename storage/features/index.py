@@ -1,4 +1,4 @@
-"""Which shard and row holds an image: one sorted array, in which many digests are looked up at a time.
+"""An index from digest to shard and row: one sorted array, in which many digests are looked up at a time.
 
 Memory: 40 bytes a row.
 """

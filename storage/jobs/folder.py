@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 FORMATS = {"job": "headstart.job", "status": "headstart.job-status", "outcome": "headstart.job-outcome"}
 VERSION = 1
 SHORTEST = 4  # letters of an id that are enough to name a job
-PATIENCE_SECONDS = 1.0  # whoever looks at a job, or removes it, holds its lock for a moment
+PATIENCE_SECONDS = 1.0  # a process that looks at a job, or removes it, holds its lock for a moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Looking at the whole workspace: verification, garbage collection, health."""
+"""Maintenance of a whole workspace: verification, garbage collection, health."""

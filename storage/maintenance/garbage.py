@@ -1,4 +1,4 @@
-"""What no dataset and no model needs any more, and its removal.
+"""Garbage: what no dataset and no model needs any more, and its removal.
 
 Needed are the rows of every picture in a dataset's current manifest, or in the manifest that a saved model or a
 fine-tuning job names.

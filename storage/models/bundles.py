@@ -1,4 +1,4 @@
-"""What lies in a model's folder beside its record, and how it is read back."""
+"""The files beside the record in a model's folder: class names, thresholds, recipe."""
 
 from __future__ import annotations
 

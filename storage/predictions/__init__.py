@@ -1,1 +1,1 @@
-"""What `predict-batch` has predicted: ledgers and tables."""
+"""The predictions of `predict-batch`: ledgers and tables."""

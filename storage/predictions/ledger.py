@@ -3,9 +3,9 @@
 predictions/<id>/ledger.json         which output it is for, and the folder that is predicted into it
 predictions/<id>/part-<number>.jsonl rows, written whole; the row of a later part replaces that of an earlier one
 
-The folder itself is locked by whoever works with the ledger. A row stays when its file is gone: it was predicted, and
-an inbox is emptied sooner or later. So rows cannot all be made again, and each carries a checksum of its own: of a
-damaged part the intact ones are kept.
+A process that works with the ledger locks the folder. A row stays when its file is gone: it was predicted, and an inbox
+is emptied sooner or later. So rows cannot all be made again, and each carries a checksum of its own: of a damaged part
+the intact ones are kept.
 """
 
 from __future__ import annotations

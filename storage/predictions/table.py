@@ -42,7 +42,7 @@ def check_table_name(path: Path) -> None:
 def write_table(path: Path, rows: Iterable[Row], top: int, fs: Fs) -> bool:
     """Write rows by path; a file that already holds them stays. Returns whether it was written.
 
-    A link is followed. Nobody else may write to the same path meanwhile: the ledger's lock sees to that.
+    A link is followed. No other process may write to the same path meanwhile: the ledger's lock prevents it.
 
     Raises
     ------
