@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +105,12 @@ def verified(result: VerifyResult) -> None:
             f"(--seed {recomputed.seed}); wanted: relative differences of at most {recomputed.tolerance:.0e}"
         )
         worst = {row.space: row for row in sorted(recomputed.taps, key=lambda row: row.largest_difference)}
-        rows = [{**asdict(row), "largest_difference": f"{row.largest_difference:.1e}"} for row in worst.values()]
-        table("largest difference of each space", rows)
+        rows = [
+            (row.space, row.backbone, row.view, row.tap, row.num_rows, f"{row.largest_difference:.1e}")
+            for row in worst.values()
+        ]
+        columns = ("space", "backbone", "view", "tap", "num_rows", "largest_difference")
+        table("largest difference of each space", columns, rows)
     for found in result.findings:
         say(f"{found.what} {found.path}: {found.problem} {found.done} {found.next}")
     if not result.findings:
@@ -118,17 +122,12 @@ def collected(result: GcResult) -> None:
     rows = []
     for (kind, reason), items in groupby(sorted(result.garbage, key=_kind_and_reason), _kind_and_reason):
         found = list(items)
-        row = {
-            "kind": kind,
-            "files": len(found),
-            "rows": sum(item.num_rows for item in found),
-            "megabytes": round(sum(item.num_bytes for item in found) / 1e6, 1),
-            "oldest": min(item.written for item in found),
-            "why": reason,
-        }
-        rows.append(row)
+        num_rows = sum(item.num_rows for item in found)
+        megabytes = round(sum(item.num_bytes for item in found) / 1e6, 1)
+        rows.append((kind, len(found), num_rows, megabytes, min(item.written for item in found), reason))
     if rows:
-        table("removed" if result.deleted else "not needed", rows)
+        columns = ("kind", "files", "rows", "megabytes", "oldest", "why")
+        table("removed" if result.deleted else "not needed", columns, rows)
     for reason in result.left_alone:
         say(f"left alone: {reason}")
     size = f"{result.num_rows:,} rows, {result.num_bytes / 1e6:,.1f} MB"
@@ -147,19 +146,12 @@ def _kind_and_reason(item: GarbageRow) -> tuple[str, str]:
 def inspected(found: BackboneLayers) -> None:
     """Print a backbone's layers and taps."""
     say(f"{found.backbone}: {found.num_parameters:,} parameters, {found.weights}", style="bold")
-    layers = [
-        {
-            "layer": row.name,
-            "kind": row.kind,
-            "output": " x ".join(str(size) for size in row.output_shape),
-            "parameters": row.num_parameters,
-            "arithmetic": row.arithmetic,
-            "taps": ", ".join(row.taps),
-        }
-        for row in found.layers
-    ]
-    table("layers", layers)
-    table("taps", [{"name": tap.name, "layer": tap.layer, "kind": tap.kind, "dim": tap.dim} for tap in found.taps])
+    layers = []
+    for row in found.layers:
+        shape, taps = " x ".join(map(str, row.output_shape)), ", ".join(row.taps)
+        layers.append((row.name, row.kind, shape, row.num_parameters, row.arithmetic, taps))
+    table("layers", ("layer", "kind", "output", "parameters", "arithmetic", "taps"), layers)
+    table("taps", ("name", "layer", "kind", "dim"), [(tap.name, tap.layer, tap.kind, tap.dim) for tap in found.taps])
     say(
         "K filters of F x F on D_in channels have K·F·F·D_in + K parameters (no K if there is no bias); "
         'stride S makes ⌈H/S⌉ of H with "same" padding, ⌈(H-F+1)/S⌉ with "valid".'
@@ -168,8 +160,7 @@ def inspected(found: BackboneLayers) -> None:
 
 def listed(name: str, rows: Sequence[object], json: bool) -> None:
     """Print rows, frozen values of one kind, as a table; or as one JSON object that holds them under their name."""
-    documents = [to_json(row) for row in rows]
-    json_object({name: documents}) if json else table(name, documents)
+    json_object({name: [to_json(row) for row in rows]}) if json else values(name, rows)
 
 
 def _say_features(found: Extracted) -> None:
@@ -203,15 +194,25 @@ def markdown(text: str) -> None:
         print(text)
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]], styles: Iterable[str] = ()) -> None:
-    """Print rows that share their keys; a tuple in one is lines below each other. Styles are of rows."""
+def values(title: str, rows: Sequence[Any]) -> None:
+    """Print frozen values of one kind as a table with a column for each field."""
+    columns = [field.name for field in fields(rows[0])] if rows else []
+    table(title, columns, [[getattr(row, name) for name in columns] for row in rows])
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], styles: Iterable[str] = ()) -> None:
+    """Print rows; a tuple in one is lines below each other. Styles are of rows."""
     if not rows:
         print(f"no {title} yet", file=sys.stderr)
         return
-    numbers = [name for name in rows[0] if any(isinstance(row[name], int | float) for row in rows)]
-    grid = _grid(*rows[0], numbers=numbers, title=title)
+    numbers = [
+        name
+        for name, cells in zip(columns, zip(*rows, strict=True), strict=True)
+        if any(isinstance(cell, int | float) for cell in cells)
+    ]
+    grid = _grid(*columns, numbers=numbers, title=title)
     for row, style in zip_longest(rows, styles):
-        grid.add_row(*(_lines(value) for value in row.values()), style=style)
+        grid.add_row(*(_lines(value) for value in row), style=style)
     _stdout().print(grid)
 
 

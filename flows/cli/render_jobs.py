@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-
-from flows.cli.render import say, table
+from flows.cli.render import say, table, values
 from flows.documents import FinetuneRun, FinishedJob, SavedModel, SubmittedJob, SubmittedRun, UnscheduledJob
 from flows.finetuning.epochs import rows_of, table_of
 from flows.finetuning.results import FinetuneResult
@@ -40,7 +37,8 @@ def scheduled(found: FinetuneRun) -> None:
 
 def finetuned(result: FinetuneResult) -> None:
     """Print a finished fine-tuning: its curve, the gate's comparison, and the saved model if there is one."""
-    table("curve", [_without_none(row) for row in table_of(rows_of(result))])
+    curve = table_of(rows_of(result))
+    table("curve", list(curve[0]) if curve else [], [list(row.values()) for row in curve])
     say(result.gate.reason)
     if metrics := result.metrics:
         low, high = metrics.accuracy_interval
@@ -56,17 +54,18 @@ def finetuned(result: FinetuneResult) -> None:
 def audited(result: AuditResult) -> None:
     """Print what every strategy reached, and what the plan's choice cost and saved."""
     rows = [
-        {
-            "strategy": row.strategy,
-            "accuracy": f"{row.accuracy:.3f}",
-            "below the best (points)": f"{result.constant_policies[row.strategy].naive_points:.1f}",
-            "multiply-adds": f"{row.multiply_adds:.2g}",
-            "seconds": f"{row.seconds:,.0f}",
-            "": "delivered" if row.strategy == result.delivered else "",
-        }
+        (
+            row.strategy,
+            f"{row.accuracy:.3f}",
+            f"{result.constant_policies[row.strategy].naive_points:.1f}",
+            f"{row.multiply_adds:.2g}",
+            f"{row.seconds:,.0f}",
+            "delivered" if row.strategy == result.delivered else "",
+        )
         for row in result.strategies
     ]
-    table(f"strategies on {result.num_test:,} {result.test_split} pictures", rows)
+    columns = ("strategy", "accuracy", "below the best (points)", "multiply-adds", "seconds", "")
+    table(f"strategies on {result.num_test:,} {result.test_split} pictures", columns, rows)
     regret, compute = result.regret, result.compute
     say(result.gate.reason)
     say(
@@ -83,18 +82,14 @@ def audited(result: AuditResult) -> None:
 
 def audits(found: AuditList) -> None:
     """Print a row for each audit, and the thresholds refitted from them."""
-    rows = [
-        {
-            "dataset": audit.dataset,
-            "pictures": audit.signals.num_train,
-            "case": audit.case,
-            **{row.strategy: f"{row.accuracy:.3f}" for row in audit.strategies},
-            "delivered": audit.delivered,
-            "regret": f"{audit.regret.points:.1f}",
-        }
-        for audit in found.audits
-    ]
-    table("audits", rows)
+    strategies = list(dict.fromkeys(row.strategy for audit in found.audits for row in audit.strategies))
+    rows = []
+    for audit in found.audits:
+        reached = {row.strategy: f"{row.accuracy:.3f}" for row in audit.strategies}
+        accuracies = [reached.get(name) for name in strategies]
+        regret = f"{audit.regret.points:.1f}"
+        rows.append((audit.dataset, audit.signals.num_train, audit.case, *accuracies, audit.delivered, regret))
+    table("audits", ("dataset", "pictures", "case", *strategies, "delivered", "regret"), rows)
     for refit in found.thresholds if rows else ():
         say(_refit(refit))
 
@@ -120,19 +115,13 @@ def jobs(found: JobList) -> None:
     rows = []
     for job in found.jobs:
         status = None if isinstance(job.status, Nothing) else job.status
-        row = {
-            "job": job.job,
-            "dataset": job.dataset,
-            "state": job.state,
-            "epoch": f"{status.arm} {status.epoch} of {status.num_epochs}" if status else None,
-            "gate": {True: "passed", False: "not passed", None: None}[job.passed],
-            "last heard of": job.written,
-            "run": job.run_state and f"{job.run_state} (attempt {job.attempt}, {job.run})",
-        }
-        rows.append(_without_none(row))
-    table("jobs", rows)
+        epoch = f"{status.arm} {status.epoch} of {status.num_epochs}" if status else None
+        gate = {True: "passed", False: "not passed", None: None}[job.passed]
+        run = job.run_state and f"{job.run_state} (attempt {job.attempt}, {job.run})"
+        rows.append((job.job, job.dataset, job.state, epoch, gate, job.written, run))
+    table("jobs", ("job", "dataset", "state", "epoch", "gate", "last heard of", "run"), rows)
     if found.server:
-        table(f"latest runs on {found.server}", [asdict(run) for run in found.runs])
+        values(f"latest runs on {found.server}", found.runs)
 
 
 def cancelled(done: Cancellation) -> None:
@@ -143,10 +132,6 @@ def cancelled(done: Cancellation) -> None:
         say(f"run {run.name} ({run.run}) is {run.state}")
     if not done.was_running and not done.runs:
         say(f"job {done.job} is not running, so there is nothing to stop")
-
-
-def _without_none(row: Mapping[str, object]) -> dict[str, object]:
-    return {name: "" if value is None else value for name, value in row.items()}
 
 
 def _verdict(passed: bool, model: SavedModel | None) -> str:

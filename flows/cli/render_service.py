@@ -52,7 +52,7 @@ def examined(report: DoctorReport) -> None:
     rows = []
     for check in report.checks:
         advice = (f"→ {check.advice}",) if check.advice else ()
-        rows.append({"check": check.name, "state": check.state, "found": (check.found, *advice)})
+        rows.append((check.name, check.state, (check.found, *advice)))
     states = [check.state for check in report.checks]
-    table("doctor", rows, [STATE_STYLES[state] for state in states])
+    table("doctor", ("check", "state", "found"), rows, [STATE_STYLES[state] for state in states])
     say(f"problems: {states.count('problem')}, warnings: {states.count('warning')}", style="bold")

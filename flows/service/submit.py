@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
 from flows.documents import FinetuneRun, FinishedJob, SubmittedJob, SubmittedRun, UnscheduledJob
+from flows.forms import Request
 from flows.requests import FinetuneRequest, OnboardRequest, PredictBatchRequest, RefreshRequest
 from flows.service.client import (
     FINETUNE,
@@ -54,7 +54,7 @@ def submit(request: OnboardRequest | RefreshRequest | PredictBatchRequest) -> Su
     else:
         deployment, about = PREDICT_BATCH, f"{request.model}-{os.path.basename(os.path.abspath(request.folder))}"
     url = get_server(HERE_AND_NOW)
-    run = _create_run(url, deployment, request.to_form(), flow_run_name=f"{deployment.partition('/')[0]}-{about}")
+    run = _create_run(url, deployment, request, flow_run_name=f"{deployment.partition('/')[0]}-{about}")
     return SubmittedRun(str(run.id), run.name, _state(run), hide_password(url))
 
 
@@ -129,7 +129,7 @@ def _submit_attempt(url: str, request: FinetuneRequest, job: str, attempt: int) 
     run = _create_run(
         url,
         FINETUNE,
-        request.to_form(),
+        request,
         idempotency_key=attempt_key(request.workspace, job, attempt),
         tags=[f"{JOB_TAG}{job}"],
         flow_run_name=f"fine-tune-{request.name}",
@@ -139,14 +139,14 @@ def _submit_attempt(url: str, request: FinetuneRequest, job: str, attempt: int) 
     return SubmittedJob(job, attempt, str(run.id), run.name, _state(run), hide_password(url), following)
 
 
-def _create_run(url: str, deployment: str, parameters: Mapping[str, object], **marks: Any) -> FlowRun:
+def _create_run(url: str, deployment: str, request: Request, **marks: Any) -> FlowRun:
     from prefect.deployments import run_deployment
     from prefect.exceptions import ObjectNotFound
 
     try:
         with explained(url):
             run: Any = run_deployment(
-                deployment, parameters={"params": parameters}, timeout=0, as_subflow=False, **marks
+                deployment, parameters={"params": request.to_form()}, timeout=0, as_subflow=False, **marks
             )
     except ObjectNotFound as error:
         raise NotFoundError(
