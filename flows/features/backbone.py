@@ -1,4 +1,4 @@
-"""Which network a run uses, and that network compiled for this machine."""
+"""The network that a run uses, and its compiled form for this machine."""
 
 from __future__ import annotations
 

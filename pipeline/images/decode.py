@@ -1,4 +1,4 @@
-"""File bytes to RGB pixels: one decoder for extraction, training and prediction.
+"""The decoder of file bytes to RGB pixels, one for extraction, training and prediction.
 
 Every mode Pillow can read ends as the same 8-bit RGB by a fixed rule; what cannot be trusted is an
 `ImageError` whose message is the reason. The rules are named in `Recipe`, because they change numbers.

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from PIL import Image as Pillow
 
 ORIGINAL = "original"
-SCHEME = "augmented-1"  # raised when a change of ours gives other pictures
+SCHEME = "augmented-1"  # raised when a change of the code gives other pictures
 
 MAX_TURN = 20.0  # degrees, either way
 MAX_SHIFT = 0.1  # of the central square's side, each way
 MAX_SCALE = 1.2  # and down to 1 / 1.2, evenly in the logarithm
-WORKING_SIDE = 640  # pixels; a picture is first reduced by the whole factor that leaves at least so many
+WORKING_SIDE = 640  # pixels; a picture is first reduced by the whole factor that leaves at least this many
 KERNEL = 2  # pixels that bicubic interpolation reads around a point
 
 

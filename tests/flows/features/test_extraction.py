@@ -33,9 +33,6 @@ def counts(document):
     return tuple(document["features"][name] for name in ("num_images", "num_computed", "num_reused"))
 
 
-# ── extract ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_what_extract_computed_onboard_finds(tiny_dataset, warm_workspace):
     asked = OnboardRequest(str(tiny_dataset()), str(warm_workspace))
     assert counts(factories.extract_only(asked)) == (24, 24, 0)
@@ -77,9 +74,6 @@ def test_parts_cover_what_is_missing_and_nothing_else(tiny_dataset, warm_workspa
     assert extraction.extract_part(workspace, dataset, spec, parts[1]).num_computed == 0
 
 
-# ── views ────────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_views_of_training_pictures_are_computed_once_each(again):
     num_train = again.document["size"]["num_train"]
     first = factories.onboard(request(again, views=2))
@@ -95,9 +89,6 @@ def test_a_model_knows_the_views_it_was_offered(again):
     assert get_model(Workspace.open(again.workspace), "shapes@2").record.features.num_views == 1
     assert factories.onboard(request(again, views=1))["model"]["version"] == 2
     assert with_views["metrics"]["num_images"] == again.document["metrics"]["num_images"]
-
-
-# ── recipes and backbones ────────────────────────────────────────────────────────────────────────
 
 
 def test_another_recipe_is_another_space_and_another_model(again):

@@ -46,8 +46,6 @@ FAMILIES = {
 }
 SMALL = "mobilenet_v3_small"
 
-# ── before anything heavy ────────────────────────────────────────────────────────────────────────
-
 
 def test_the_default_backbone_is_the_first_of_all_names():
     assert BACKBONE_NAMES[0] == DEFAULT_BACKBONE
@@ -125,9 +123,6 @@ def test_a_backbone_without_moments_has_no_space_for_them():
         replace(get_backbone(DEFAULT_BACKBONE), moments=None).moment_space()
 
 
-# ── the table against Keras ──────────────────────────────────────────────────────────────────────
-
-
 @pytest.mark.heavy
 def test_the_table_names_every_network_of_keras(keras):
     builders = {name for name in dir(keras.applications) if name[0].isupper()}
@@ -145,9 +140,6 @@ def test_pixels_are_prepared_as_the_networks_own_module_does(keras, name):
     ours = keras.Model(pixels, _preprocess(pixels, APPLICATIONS[name].preprocessing))
     values = np.random.default_rng(0).uniform(0, 255, (2, 5, 4, 3)).astype(np.float32)
     assert np.allclose(np.asarray(ours(values)), module.preprocess_input(values.copy()), rtol=1e-6, atol=2e-5)
-
-
-# ── the walk ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def a_graph(keras):
@@ -214,9 +206,6 @@ def test_a_grid_is_read_where_a_row_has_room_for_it(keras, channels, side, grids
     taps = find_taps(stages)
     assert [tap.name for tap in taps if tap.kind == "grid"] == grids
     assert sum(tap.dim for tap in taps) <= MAX_ROW_VALUES
-
-
-# ── every network ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -383,9 +372,6 @@ def test_keras_asks_for_the_file_that_we_look_for(name, keras, monkeypatch):
     assert asked.value.value == keras_file(name)
 
 
-# ── moments ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_random_weights_remember_no_data_and_have_no_moments(describe):
     assert describe(SMALL).moments is None
 
@@ -414,8 +400,6 @@ def test_moments_are_of_the_inputs_of_every_batchnorm_layer(tmp_path, keras, nam
     assert np.allclose(moments[0, :channels], first.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
     assert np.allclose(moments[0, -last.shape[-1] :], np.square(last).mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
 
-
-# ── weights ──────────────────────────────────────────────────────────────────────────────────────
 
 FRESH = f"""
 from pipeline.backbones.applications import describe_application

@@ -33,9 +33,6 @@ def by_path(manifest):
     return {image.path: image for image in manifest.images}
 
 
-# ── labels ───────────────────────────────────────────────────────────────────────────────────────
-
-
 def test_classes_are_sorted_and_labels_point_into_them():
     manifest = build([a_picture("zebra/1.png"), a_picture("Ant/1.png"), a_picture("ant/1.png"), *CATS])
     assert manifest.classes == ("Ant", "ant", "cats", "zebra")
@@ -76,9 +73,6 @@ def test_notes_do_not_depend_on_the_order_of_the_files(order):
 def test_a_class_that_loses_all_its_pictures_to_conflicts_is_no_class():
     manifest = build([*CATS, *DOGS, a_picture("puppies/1.png", content="dogs/1.png")])
     assert manifest.classes == ("cats", "dogs")
-
-
-# ── splits ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_folder_without_splits_gets_a_test_split_by_content():
@@ -153,9 +147,6 @@ def test_one_picture_a_class_trains_on_all_and_tests_none():
     assert len(manifest.of_split("train")) == 2
 
 
-# ── what cannot be trained ───────────────────────────────────────────────────────────────────────
-
-
 def test_one_class_is_an_error_that_names_it():
     with pytest.raises(DataError, match="only class 'cats' can be trained on; a classifier needs at least two"):
         build(CATS)
@@ -174,9 +165,6 @@ def test_two_classes_of_which_one_is_only_in_test_are_too_few():
 def test_two_classes_with_the_same_pictures_are_too_few():
     with pytest.raises(DataError, match="no class"):
         build([*CATS, *(a_picture(f"dogs/{number}.png", content=f"cats/{number}.png") for number in range(10))])
-
-
-# ── identity ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_fingerprint_ignores_paths_root_and_name():
@@ -208,8 +196,6 @@ def test_images_are_sorted_by_path():
     paths = [image.path for image in build([*reversed(DOGS), *reversed(CATS)]).images]
     assert paths == sorted(paths)
 
-
-# ── labels that do not exclude each other ────────────────────────────────────────────────────────
 
 TAGGED = [a_picture(f"{number}.png", labels=("red", "big")[: number % 3]) for number in range(30)]
 

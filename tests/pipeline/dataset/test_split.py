@@ -47,7 +47,7 @@ def test_a_sample_larger_than_the_dataset_is_all_of_it():
 
 
 @given(st.integers(20, 60), st.integers(1, 60))
-def test_growth_moves_nobody(num_before, num_added):
+def test_growth_moves_no_picture(num_before, num_added):
     names = [f"{'cats' if number % 2 else 'dogs'}/{number}.png" for number in range(num_before + num_added)]
     pictures = [factories.a_picture(name) for name in names]
     before = build_manifest("pets", "/pictures", pictures[:num_before])

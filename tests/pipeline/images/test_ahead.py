@@ -17,7 +17,7 @@ def test_results_come_in_the_order_of_the_items():
     assert list(work_ahead(range(200), lambda item: item * 2)) == [2 * item for item in range(200)]
 
 
-def test_nobody_works_further_ahead_than_the_window():
+def test_no_thread_works_further_ahead_than_the_window():
     done = set()
     for position, item in enumerate(work_ahead(range(500), lambda item: done.add(item) or item)):
         assert item == position

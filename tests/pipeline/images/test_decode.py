@@ -49,9 +49,6 @@ def over_white(rgb, alpha):
     return Pillow.fromarray(np.rint(np.asarray(rgb) * share + 255 * (1 - share)).astype(np.uint8))
 
 
-# ── every mode ends as the RGB picture it was made from ──────────────────────────────────────────
-
-
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "TGA"])
 def test_every_lossless_format_gives_the_same_pixels(kind):
     assert_alike(decoded(encoded(PHOTO, kind)), PHOTO, 0)
@@ -163,7 +160,7 @@ def test_floats_below_one_are_shares():
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none_are_black_and_harm_nobody_else(odd):
+def test_values_that_are_not_numbers_are_black_and_change_no_other_pixel(odd):
     values = np.asarray(GREY) / 255
     values[:2] = odd
     wanted = np.asarray(GREY).copy()
@@ -182,8 +179,6 @@ def test_a_picture_of_one_deep_value_is_one_grey(value):
     found = pixels_of(decoded(deep(np.full((8, 8), value), np.float32)))
     assert found.min() == found.max()
 
-
-# ── orientation and frames ───────────────────────────────────────────────────────────────────────
 
 STORED = {
     1: lambda image: image,
@@ -225,9 +220,6 @@ def test_of_several_frames_the_first_counts(kind):
     data = encoded(first, kind, save_all=True, append_images=[second], **options)
     assert Pillow.open(io.BytesIO(data)).n_frames == 2
     assert_alike(decoded(data), first, 0)
-
-
-# ── what is no picture ───────────────────────────────────────────────────────────────────────────
 
 
 def chunk(name, body):
@@ -300,8 +292,6 @@ def test_flipped_bytes_never_raise_anything_but_an_image_error(seed):
             assert decoded(bytes(data)).mode == "RGB"
 
 
-# ── scaled decoding ──────────────────────────────────────────────────────────────────────────────
-
 LARGE = a_photo(4, (300, 216)).resize((600, 432))  # a quarter of it is three times the recipe's 32 pixels
 SCALED_RECIPE = a_recipe(decoder=SCALED)
 
@@ -371,9 +361,6 @@ def test_half_a_picture_is_refused_scaled_too(share):
     data = encoded(LARGE, "JPEG")
     with pytest.raises(ImageError, match=r"."):
         decode(data[: int(len(data) * share)], SCALED_RECIPE)
-
-
-# ── the recipe ───────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (3, 2), (2100, 230), (32, 32), (33, 32), (500, 700)])
