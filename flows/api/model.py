@@ -104,7 +104,8 @@ class Model:
 
         Returns
         -------
-        One prediction for each file, in order. A file that cannot be read has its `error`.
+        list[Prediction]
+            One for each file, in order. A file that cannot be read has its `error`.
 
         Raises
         ------
@@ -142,7 +143,8 @@ class Model:
 
         Returns
         -------
-        The new version if it is better than the head, else this one; `gate` says how the two compare.
+        Model
+            The new version if it is better than the head, else this one; `gate` says how the two compare.
 
         Raises
         ------

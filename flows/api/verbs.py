@@ -43,7 +43,8 @@ def plan(
 
     Returns
     -------
-    The plan: its case, strategy, reasons, measurements and quote. In a notebook it shows its quadrant and reasons.
+    Plan
+        Its case, strategy, reasons, measurements and quote. In a notebook it shows its quadrant and reasons.
 
     Raises
     ------
@@ -77,7 +78,8 @@ def onboard(
 
     Returns
     -------
-    The version that this dataset's head has; it serves unless it is worse than the one before.
+    Model
+        The version with this dataset's head; it serves unless it is worse than the one before.
 
     Raises
     ------
