@@ -25,7 +25,7 @@ def machine_id() -> str:
     return f"{_processor()}, {usable_cores()} cores, openvino {version('openvino')}"
 
 
-def find_gpu(visible: str | None = None, root: Path = Path("/")) -> bool:
+def has_gpu(visible: str | None = None, root: Path = Path("/")) -> bool:
     """Tell whether there is an NVIDIA GPU that this process may use.
 
     Parameters

@@ -253,22 +253,37 @@ def test_only_the_settings_read_the_environment():
 MAX_PARAMETERS = 7
 A_DOCUMENT = r"\b(dict|Mapping|MutableMapping)\[str, (Any|object)\]"
 
-# where JSON is read and written
-RIM = {"pipeline/jsonable.py", "storage/disk/atomic.py", "storage/disk/documents.py"}
-# these may take or return what is JSON, or many parameters
-EXCEPTIONS: set[str] = set()
+# where JSON is read and written: documents on disk, documents that are printed, forms of the service
+RIM = {
+    "flows/documents.py",
+    "flows/forms.py",
+    "pipeline/jsonable.py",
+    "pipeline/report/record.py",
+    "storage/datasets/manifests.py",
+    "storage/datasets/registrations.py",
+    "storage/disk/documents.py",
+    "storage/jobs/folder.py",
+    "storage/measurements.py",
+    "storage/predictions/ledger.py",
+}
+TO_AND_FROM = {"to_json", "from_json"}  # of a value, wherever it is
+EXCEPTIONS = {
+    "flows/api/verbs.py:_parsed",  # the keyword arguments of a person
+    "flows/maintenance/listing.py:show_model",  # a stored record, as it is printed
+    "flows/onboarding/training.py:_images_part",  # what names a model
+    "flows/requests.py:to_remember",  # the document that `refresh` reads
+    "pipeline/backbones/networks.py:tap_outputs",  # Keras tensors by name
+    "pipeline/types.py:descriptor",  # the stored identity of a space
+    "storage/models/serving.py:promote",  # a comparison, as it is stored
+    "storage/models/versions.py:read_record",  # a stored record, whatever version wrote it
+}
 MAX_EXCEPTIONS = 10
-
-# What is left of before: it may shrink only, and ends at nothing.
-DOCUMENTS_LEFT = 50
-LONG_LEFT = 7
-VERBS_LEFT = 7
-BANNERS_LEFT = 40
+GIVEN_NAMES = {"pipeline/backbones/torch_checkpoint.py:find_class"}  # by pickle.Unpickler
 
 
 def test_no_comment_is_a_banner_over_a_part_that_could_be_a_module():
     found = [name for name in MODULES for _ in re.findall(r"^\s*# ?(?:──|--|==)", (ROOT / name).read_text(), re.M)]
-    assert len(found) <= BANNERS_LEFT, "\n".join(found)
+    assert found == []
 
 
 @functools.cache
@@ -316,9 +331,9 @@ def test_values_are_handed_around_and_documents_only_at_the_rim():
     found = {
         f"{name}:{function.name}"
         for name, function, aliases in functions()
-        if name not in RIM and handles_documents(function, aliases)
+        if name not in RIM and function.name not in TO_AND_FROM and handles_documents(function, aliases)
     }
-    assert len(found - EXCEPTIONS) <= DOCUMENTS_LEFT, "\n".join(sorted(found - EXCEPTIONS))
+    assert found - EXCEPTIONS == set()
 
 
 def test_no_function_takes_more_than_a_reader_can_hold():
@@ -327,7 +342,7 @@ def test_no_function_takes_more_than_a_reader_can_hold():
         for name, function, _ in functions()
         if len([each for each in parameters(function) if each.arg not in ("self", "cls")]) > MAX_PARAMETERS
     }
-    assert len(found - EXCEPTIONS) <= LONG_LEFT, "\n".join(sorted(found - EXCEPTIONS))
+    assert found - EXCEPTIONS == set()
 
 
 def test_the_exceptions_are_few_and_are_there():
@@ -342,7 +357,7 @@ def test_what_finds_may_find_nothing_and_what_gets_always_gets():
         for name, annotation in returned.items()
         if (":find_" in name and not may_be_nothing(annotation)) or (":get_" in name and "None" in annotation)
     }
-    assert len(wrong) <= VERBS_LEFT, "\n".join(sorted(wrong))
+    assert wrong - GIVEN_NAMES == set()
 
 
 def may_be_nothing(annotation):

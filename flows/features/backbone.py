@@ -16,7 +16,7 @@ from pipeline.engine.files import TAPS_FILE
 from pipeline.errors import NotFoundError
 from pipeline.fingerprint import fingerprint
 from pipeline.jsonable import from_json
-from pipeline.machine import find_gpu, machine_id
+from pipeline.machine import has_gpu, machine_id
 from pipeline.report.record import ModelRecord
 from pipeline.types import BackboneSpec
 from storage.disk.hashes import hash_file
@@ -135,7 +135,7 @@ def load_engine(network: Path, tuning: Tuning | None = None) -> Engine:
 
 def taps_engine(workspace: Workspace, spec: BackboneSpec, num_images: int) -> FeatureEngine:
     """Load what computes all taps on this machine: Keras if there is a GPU, else the compiled network."""
-    if find_gpu(visible_gpus()):
+    if has_gpu(visible_gpus()):
         with stage("imports"):
             from pipeline.engine.keras_engine import load_keras_engine, sees_gpu
         if sees_gpu():

@@ -24,7 +24,7 @@ from storage.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 
-def find_audit(request: AuditRequest) -> JobPlan[AuditResult]:
+def get_audit_plan(request: AuditRequest) -> JobPlan[AuditResult]:
     """Name the job that a request means; raises as `plan_job` does. Loads nothing heavy."""
     epochs = request.epochs
     return plan_job(request.workspace, request.name, "audit", lambda num: plan_finetuning(num, epochs), AuditResult)
@@ -37,7 +37,7 @@ def audit(
     on_epoch: Callable[[JobStatus], None] = lambda status: None,
 ) -> AuditResult:
     """Run every strategy within the budget, or find how that ended; raises as `finetune` does."""
-    plan, listeners = find_audit(request), Listeners(progress, log, on_epoch)
+    plan, listeners = get_audit_plan(request), Listeners(progress, log, on_epoch)
     return run_job(plan, lambda job: _run(plan, job, listeners, request.checkpoint_seconds))
 
 

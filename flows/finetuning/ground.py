@@ -190,8 +190,8 @@ def open_arms(inputs: FinetuneInputs, job: Job, listeners: Listeners, checkpoint
         job.write_status(to_json(status))
         listeners.on_epoch(status)
 
-    def find_keeper(arm: str) -> Keeper:
+    def get_keeper(arm: str) -> Keeper:
         kept = job.checkpoints(arm)
         return Keeper(kept.read, kept.write, job.is_cancelled, checkpoint_seconds)
 
-    return ArmContext(inputs, find_keeper, job.pixels, listeners.log, on_epoch)
+    return ArmContext(inputs, get_keeper, job.pixels, listeners.log, on_epoch)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def find_job(request: FinetuneRequest) -> JobPlan[FinetuneResult]:
+def get_job_plan(request: FinetuneRequest) -> JobPlan[FinetuneResult]:
     """Name the job that a request means; raises as `plan_job` does. Loads nothing heavy."""
 
     def choose(num_train: int) -> Schedule:
@@ -52,7 +52,7 @@ def finetune(
     on_epoch: Callable[[JobStatus], None] = lambda status: None,
 ) -> FinetuneResult:
     """Train the whole network, or find how that ended; raises as `plan_job`, `prepare` and `run_job` do."""
-    plan, listeners = find_job(request), Listeners(progress, log, on_epoch)
+    plan, listeners = get_job_plan(request), Listeners(progress, log, on_epoch)
     return run_job(plan, lambda job: _run(plan, job, listeners, request.checkpoint_seconds))
 
 

@@ -70,9 +70,9 @@ def submit_finetune(request: FinetuneRequest, retry: bool = False) -> SubmittedJ
     ConflictError
         Another attempt is asked for while one has not ended.
     """
-    from flows.finetuning.job import find_job
+    from flows.finetuning.job import get_job_plan
 
-    job = find_job(request)
+    job = get_job_plan(request)
     if job.outcome is not None:
         return _finished(job.id, job.outcome)
     url = get_server(HERE_AND_NOW)
@@ -91,11 +91,11 @@ def schedule_finetuning(result: OnboardResult) -> OnboardResult:
 
 
 def _schedule(request: FinetuneRequest) -> FinetuneRun:
-    from flows.finetuning.job import find_job
+    from flows.finetuning.job import get_job_plan
 
     job_id, url = None, prefect_url()
     try:
-        job = find_job(request)
+        job = get_job_plan(request)
         job_id = job.id
         if job.outcome is not None:
             return _finished(job.id, job.outcome)

@@ -72,7 +72,7 @@ class ArmContext:
     """What all arms of a job share."""
 
     inputs: FinetuneInputs
-    find_keeper: Callable[[ArmName], Keeper]
+    get_keeper: Callable[[ArmName], Keeper]
     # key, shape and how to fill it -> an array on disk, filled once; None if the disk has no room
     find_pixels: Callable[[str, tuple[int, ...], Callable[[Bytes], None]], Bytes | None]
     log: Callable[[str], None]
@@ -98,7 +98,7 @@ class ArmContext:
             Batches(self.pictures(images, arm.recipe, "fit"), labels_of(images), num_classes, arm.schedule),
             arm.validation,
             arm.schedule,
-            self.find_keeper(arm.name),
+            self.get_keeper(arm.name),
             lambda row: self.on_epoch(JobStatus(**asdict(row), arm=arm.name, num_epochs=arm.schedule.epochs)),
             stop_after,
         )

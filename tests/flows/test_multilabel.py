@@ -94,7 +94,7 @@ def test_models_are_listed_with_the_figure_they_have(tagged, first_run):
 
 def test_fine_tuning_is_refused_with_a_reason(tagged):
     with pytest.raises(UsageError, match="do not exclude each other"):
-        finetuning.find_job(FinetuneRequest("patches", str(tagged.workspace)))
+        finetuning.get_job_plan(FinetuneRequest("patches", str(tagged.workspace)))
 
 
 def test_a_pack_of_a_table_holds_a_mark_a_label(tagged, tmp_path):

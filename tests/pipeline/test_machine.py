@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from pipeline.machine import find_gpu, machine_id, usable_cores
+from pipeline.machine import has_gpu, machine_id, usable_cores
 
 affinity = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no affinity")
 
@@ -52,13 +52,13 @@ def test_a_machine_is_known_by_its_cores_and_its_openvino(monkeypatch):
 
 
 def test_a_gpu_is_a_driver_with_a_device(root):
-    assert not find_gpu(root=root("etc/hostname"))
-    assert not find_gpu(root=root("dev/nvidiactl"))
-    assert find_gpu(root=root("proc/driver/nvidia/gpus/0000:01:00.0/information"))
+    assert not has_gpu(root=root("etc/hostname"))
+    assert not has_gpu(root=root("dev/nvidiactl"))
+    assert has_gpu(root=root("proc/driver/nvidia/gpus/0000:01:00.0/information"))
 
 
 def test_a_driver_whose_device_was_not_given_to_us_is_no_gpu(root):
-    assert not find_gpu(root=root("proc/driver/nvidia/gpus/0000:01:00.0/information"))
+    assert not has_gpu(root=root("proc/driver/nvidia/gpus/0000:01:00.0/information"))
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_a_driver_whose_device_was_not_given_to_us_is_no_gpu(root):
 )
 def test_a_hidden_gpu_is_none(root, visible, found):
     root("dev/nvidiactl")
-    assert find_gpu(visible, root("proc/driver/nvidia/gpus/0000:01:00.0/information")) == found
+    assert has_gpu(visible, root("proc/driver/nvidia/gpus/0000:01:00.0/information")) == found

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.finetuning.job import find_job
+from flows.finetuning.job import get_job_plan
 from flows.onboarding import story as steps
 from flows.requests import FinetuneRequest, OnboardRequest
 from storage.jobs.folder import find_outcome
@@ -95,7 +95,7 @@ class _Job:
         self._server, self._workspace, self._outcome = server, workspace, outcome
         self._epochs = epochs
         self._request = FinetuneRequest(NAME, str(workspace), epochs, checkpoint_seconds=CHECKPOINT_SECONDS)
-        self.id = find_job(self._request).id
+        self.id = get_job_plan(self._request).id
         self._folder = workspace / "jobs" / self.id
         self._versions = len(list_models(Workspace.open(workspace)))
 

@@ -208,11 +208,11 @@ def test_a_model_is_shown_by_name_by_version_and_by_folder(headstart, first_run)
 @pytest.mark.heavy
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 6)])
 def test_a_gate_that_is_not_passed_has_an_exit_code_where_that_is_asked_for(headstart, again, passed, code):
-    from flows.finetuning.job import find_job
+    from flows.finetuning.job import get_job_plan
     from flows.requests import FinetuneRequest
     from storage.jobs.folder import run_exclusively
 
-    planned = find_job(FinetuneRequest("shapes", str(again.workspace)))
+    planned = get_job_plan(FinetuneRequest("shapes", str(again.workspace)))
     result = factories.a_finetune_result(passed, job=planned.id)
     gate = to_json(result.gate)
     with run_exclusively(planned.workspace, planned.id, planned.asked) as job:

@@ -22,7 +22,7 @@ SPEC = get_backbone(DEFAULT_BACKBONE)
 
 
 def test_where_there_is_a_gpu_keras_computes_the_same_features(first_run, tiny_dataset, warm_workspace, monkeypatch):
-    monkeypatch.setattr(backbone, "find_gpu", lambda visible: True)
+    monkeypatch.setattr(backbone, "has_gpu", lambda visible: True)
     monkeypatch.setattr("pipeline.engine.keras_engine.sees_gpu", lambda: True)
     dataset = factories.scan(OnboardRequest(str(tiny_dataset()), str(warm_workspace)))
     assert extraction.extract(Workspace.open(warm_workspace), dataset, SPEC).num_computed == 24
@@ -41,7 +41,7 @@ def test_where_there_is_a_gpu_keras_computes_the_same_features(first_run, tiny_d
 
 
 def test_a_gpu_that_tensorflow_cannot_use_is_named_and_the_cpu_computes(warm_workspace, monkeypatch, caplog):
-    monkeypatch.setattr(backbone, "find_gpu", lambda visible: True)
+    monkeypatch.setattr(backbone, "has_gpu", lambda visible: True)
     monkeypatch.setattr("pipeline.engine.keras_engine.sees_gpu", lambda: False)
     from pipeline.engine.openvino_engine import Engine
 

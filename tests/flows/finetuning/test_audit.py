@@ -5,8 +5,8 @@ import pytest
 from flows.cli import render_jobs
 from flows.documents import to_document
 from flows.finetuning import audit as auditing
-from flows.finetuning.audit import audit, find_audit, list_audits
-from flows.finetuning.job import find_job
+from flows.finetuning.audit import audit, get_audit_plan, list_audits
+from flows.finetuning.job import get_job_plan
 from flows.requests import AuditRequest, FinetuneRequest, OnboardRequest
 from pipeline.errors import CancelledError, NotFoundError
 from pipeline.jsonable import to_json
@@ -59,15 +59,15 @@ def test_an_audit_changes_no_model_and_is_remembered(place, tiny_network, monkey
 
 
 def test_an_audit_is_a_job_of_its_own(place):
-    audited, tuned = find_audit(a_request(place)), find_job(FinetuneRequest("shapes", str(place), epochs=1))
+    audited, tuned = get_audit_plan(a_request(place)), get_job_plan(FinetuneRequest("shapes", str(place), epochs=1))
     assert audited.id != tuned.id
-    assert audited.id != find_audit(a_request(place, epochs=2)).id
+    assert audited.id != get_audit_plan(a_request(place, epochs=2)).id
     assert (audited.asked.what, tuned.asked.what) == ("audit", "finetune")
 
 
 def test_a_cancelled_audit_continues(place, tiny_network):
     workspace = Workspace.open(place)
-    job = find_audit(a_request(place)).id
+    job = get_audit_plan(a_request(place)).id
 
     def cancel(row):
         if row.epoch == 0:
@@ -84,15 +84,15 @@ def test_a_cancelled_audit_continues(place, tiny_network):
 
 def test_without_a_head_there_is_nothing_to_audit(place):
     with pytest.raises(NotFoundError, match="no model 'flowers'"):
-        find_audit(AuditRequest("flowers", str(place)))
+        get_audit_plan(AuditRequest("flowers", str(place)))
 
 
 def test_pictures_that_came_later_are_another_audit(place, small):
 
-    before = find_audit(a_request(place)).id
+    before = get_audit_plan(a_request(place)).id
     factories.write_photo(small.folder / "class0" / "late.png", 999, (64, 64))
     try:
         factories.onboard(OnboardRequest(str(small.folder), str(place), size=64))
     finally:
         (small.folder / "class0" / "late.png").unlink()
-    assert find_audit(a_request(place)).id != before
+    assert get_audit_plan(a_request(place)).id != before

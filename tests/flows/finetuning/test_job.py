@@ -11,7 +11,7 @@ import pytest
 from flows.documents import to_document
 from flows.finetuning import ground
 from flows.finetuning import job as finetuning
-from flows.finetuning.job import find_job, finetune
+from flows.finetuning.job import finetune, get_job_plan
 from flows.maintenance.listing import list_models as list_rows
 from flows.requests import FinetuneRequest, OnboardRequest
 from flows.versions import compare
@@ -60,9 +60,9 @@ def files_of(place, job):
 
 
 def test_a_job_is_named_by_everything_that_determines_it(place):
-    job = find_job(a_request(place))
-    assert job.id == find_job(a_request(place, checkpoint_seconds=5.0)).id
-    others = {find_job(a_request(place, **changed)).id for changed in ({"epochs": 3}, {"layer_decay": 0.5})}
+    job = get_job_plan(a_request(place))
+    assert job.id == get_job_plan(a_request(place, checkpoint_seconds=5.0)).id
+    others = {get_job_plan(a_request(place, **changed)).id for changed in ({"epochs": 3}, {"layer_decay": 0.5})}
     assert len({job.id, *others}) == 3
     assert job.outcome is None
     assert job.asked.dataset == "shapes"
@@ -72,12 +72,12 @@ def test_a_job_is_named_by_everything_that_determines_it(place):
 
 def test_without_a_head_there_is_nothing_to_start_from(place):
     with pytest.raises(NotFoundError, match=r"no model 'flowers'.*Known: shapes.*headstart onboard"):
-        find_job(FinetuneRequest("flowers", str(place)))
+        get_job_plan(FinetuneRequest("flowers", str(place)))
 
 
 def test_naming_a_job_loads_nothing_heavy(place):
     script = (
-        "import sys; from flows.finetuning.job import *; find_job(FinetuneRequest('shapes', sys.argv[1]));"
+        "import sys; from flows.finetuning.job import *; get_job_plan(FinetuneRequest('shapes', sys.argv[1]));"
         "print([name for name in ('tensorflow', 'keras', 'openvino', 'sklearn', 'prefect') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script, place], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -94,7 +94,7 @@ def test_what_is_not_better_than_the_head_is_not_shipped_and_not_tried_again(pla
     assert versions(place) == [("shapes", 1)]
     monkeypatch.setattr(finetuning, "_run", None)  # it would fail
     assert finetune(a_request(place)) == result
-    assert find_job(a_request(place)).outcome == result
+    assert get_job_plan(a_request(place)).outcome == result
     assert json.loads(json.dumps(to_document(result), allow_nan=False)) == to_document(result)
 
 
@@ -115,7 +115,7 @@ def test_the_gate_asks_the_serving_head_about_pictures_left_out_of_it(place, tin
     monkeypatch.setattr(arms, "compare", note)
     finetune(a_request(place, epochs=1))
 
-    plan = find_job(a_request(place))
+    plan = get_job_plan(a_request(place))
     inputs, _ = prepare(plan, None)
     train = [*inputs.fit_on, *inputs.validate_on]
     features = read_taps(plan.workspace, inputs.spec, ("original",), train, [tap.name for tap in inputs.taps])
@@ -144,7 +144,7 @@ def test_what_is_better_becomes_the_next_version_with_its_certificate(place, sma
     assert "| 2 " in report
     assert [row.kind for row in list_rows(Workspace.open(place))] == ["head", "fine-tuned network"]
     job = result.job
-    assert find_job(a_request(place, epochs=3)).head.version == 1  # another job starts from the head again
+    assert get_job_plan(a_request(place, epochs=3)).head.version == 1  # another job starts from the head again
     assert files_of(place, job) == ["job.json", "lock", "outcome.json", "status.json"]  # the rest only served to go on
 
     from flows.prediction.files import predict
@@ -199,7 +199,7 @@ def test_a_job_that_is_asked_to_stop_stops_and_can_be_started_again(place, tiny_
     from storage.jobs.folder import request_cancel
 
     workspace = Workspace.open(place)
-    job = find_job(a_request(place)).id
+    job = get_job_plan(a_request(place)).id
 
     def ask(row):
         if row.epoch == 1:
@@ -212,7 +212,7 @@ def test_a_job_that_is_asked_to_stop_stops_and_can_be_started_again(place, tiny_
 
 
 def test_a_job_runs_once_at_a_time(place):
-    job = find_job(a_request(place))
+    job = get_job_plan(a_request(place))
     with (
         run_exclusively(job.workspace, job.id, job.asked),
         pytest.raises(ConflictError, match="another process"),
@@ -334,7 +334,7 @@ def test_a_new_head_is_asked_what_the_network_was_not_trained_on(both, always_pa
     assert serving["gate"]["num_images"] == len(manifest.of_split("train")) - result.num_fit
     assert (serving["promoted"], serving["version"]) == (True, 3)  # the network has learned next to nothing
     assert "It is not worse at all" in serving["reason"]
-    assert find_job(a_request(both.workspace)).head.version == 3
+    assert get_job_plan(a_request(both.workspace)).head.version == 3
 
 
 def test_val_pictures_that_serve_as_the_test_decide_nothing_about_versions(
@@ -362,7 +362,7 @@ def test_a_head_that_is_worse_than_the_network_is_saved_and_does_not_serve(
     assert (document["model"]["version"], document["trained"]) == (3, True)
     assert (document["serving"]["version"], document["serving"]["promoted"]) == (2, False)
     assert "It is worse at all" in document["serving"]["reason"]
-    assert find_job(a_request(both.workspace)).head.version == 3  # fine-tuning may start from it
+    assert get_job_plan(a_request(both.workspace)).head.version == 3  # fine-tuning may start from it
 
 
 def never_right(workspace, ref, version, today, asked, head):
@@ -371,7 +371,7 @@ def never_right(workspace, ref, version, today, asked, head):
 
 def test_a_network_that_beats_its_head_but_not_what_serves_by_now_does_not_serve(both, always_passes, tiny_network):
     workspace = Workspace.open(both.workspace)
-    started_from = find_job(a_request(both.workspace, epochs=1)).head
+    started_from = get_job_plan(a_request(both.workspace, epochs=1)).head
     add(both, 12)
     assert onboard(both)["serving"]["version"] == 2  # while the job runs, a better head has come
     with pytest.MonkeyPatch.context() as patch:

@@ -31,7 +31,7 @@ ENDED = factories.a_finetune_result(passed=True)
 
 @dataclass
 class Planned:
-    """What `find_job` finds."""
+    """What `get_job_plan` finds."""
 
     id: str
     outcome: FinetuneResult | None = None
@@ -41,7 +41,7 @@ class Planned:
 def job(monkeypatch, request):
     """The job that every request means, one for each test."""
     planned = Planned(f"{abs(hash(request.node.nodeid)):016x}"[:16])
-    monkeypatch.setattr("flows.finetuning.job.find_job", lambda request: planned)
+    monkeypatch.setattr("flows.finetuning.job.get_job_plan", lambda request: planned)
     return planned
 
 
@@ -83,7 +83,7 @@ def test_a_job_that_cannot_be_named_fails_nothing(workspace, monkeypatch):
     def damaged(request):
         raise DamagedError("The record of pets@1 is damaged.")
 
-    monkeypatch.setattr(finetuning, "find_job", damaged)
+    monkeypatch.setattr(finetuning, "get_job_plan", damaged)
     part = scheduled(workspace)
     assert (part.job, part.state, part.reason) == (None, "not scheduled", "The record of pets@1 is damaged.")
 

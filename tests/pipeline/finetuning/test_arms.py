@@ -53,8 +53,8 @@ def context(keras, monkeypatch):
     rows, lines, keepers = [], [], {}
 
     def make(inputs, find_pixels=lambda key, shape, fill: None):
-        find_keeper = lambda arm: keepers.setdefault(arm, Kept())  # noqa: E731
-        return arms.ArmContext(inputs, find_keeper, find_pixels, lines.append, rows.append), rows, lines, keepers
+        get_keeper = lambda arm: keepers.setdefault(arm, Kept())  # noqa: E731
+        return arms.ArmContext(inputs, get_keeper, find_pixels, lines.append, rows.append), rows, lines, keepers
 
     return make
 
