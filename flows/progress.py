@@ -1,4 +1,4 @@
-"""Listeners to `pipeline.types.Progress`: a bar on a terminal, a line now and then elsewhere, or nobody."""
+"""Listeners to `pipeline.types.Progress`: a bar on a terminal, a line now and then elsewhere, or silence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Quiet:
-    """Nobody listens."""
+    """Silence."""
 
     def start(self, stage: str, total: int) -> None:
         pass

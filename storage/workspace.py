@@ -53,7 +53,7 @@ class Workspace:
 
     @classmethod
     def open(cls, root: Path | str, *, create: bool = True, fs: Fs = REAL) -> Workspace:
-        """Open a workspace; with `create`, make it where there is none and prove that it can be written.
+        """Open a workspace; with `create`, make it if it is missing, and prove that it can be written.
 
         Raises
         ------

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.types import Array
 
 NUM_SAMPLED = 104  # pictures; between samples of 100, D_BN moves by 0.003 (one sigma)
-SIMILARITY_VERSION = 2  # raised when a change of ours gives another answer for the same pictures
+SIMILARITY_VERSION = 2  # raised when a change in the code gives another answer for the same pictures
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from storage.models.serving import get_model
 from storage.models.versions import check_bundle
 from storage.workspace import Workspace
 
-ENGINE_VERSION = 1  # raised when a change of ours compiles another network from the same model
+ENGINE_VERSION = 1  # raised when a change in the code compiles another network from the same model
 
 
 def predict(workspace_root: str, model: str, paths: Sequence[str], top: int) -> Iterator[Prediction]:

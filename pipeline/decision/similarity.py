@@ -134,12 +134,12 @@ def describe_verdict(similarity: Similarity) -> str:
     measured = f"The distance (D_BN) is {distance:.3f} on {similarity.num_images:,} pictures"
     if similarity.verdict == "similar":
         return (
-            "Similar: the network sees your pictures much as it saw the photographs it was trained on. "
+            "Similar: to the network, your pictures look much like the photographs it was trained on. "
             f"{measured}; below {similar_below} is similar."
         )
     if similarity.verdict == "different":
         return (
-            "Different: the network does not see your pictures as it saw the photographs it was trained on. "
+            "Different: to the network, your pictures look unlike the photographs it was trained on. "
             f"{measured}; above {different_above} is different."
         )
     return (

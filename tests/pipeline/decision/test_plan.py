@@ -74,7 +74,7 @@ def test_every_reason_is_a_sentence_and_the_first_two_are_measured():
     plan = a_plan("similar", "small", num_train=1_000)
     assert all(reason.endswith(".") for reason in plan.reasons)
     assert plan.reasons[0] == (
-        "Similar: the network sees your pictures much as it saw the photographs it was trained on. "
+        "Similar: to the network, your pictures look much like the photographs it was trained on. "
         "The distance (D_BN) is 0.029 on 160 pictures; below 0.05 is similar."
     )
     assert plan.reasons[1] == ("Small: 1,000 training pictures, 4,000 short of the 5,000 needed for similar data.")
@@ -82,7 +82,7 @@ def test_every_reason_is_a_sentence_and_the_first_two_are_measured():
 
 def test_different_data_name_their_margin():
     assert a_plan("different").reasons[0] == (
-        "Different: the network does not see your pictures as it saw the photographs it was trained on. "
+        "Different: to the network, your pictures look unlike the photographs it was trained on. "
         "The distance (D_BN) is 0.286 on 160 pictures; above 0.09 is different."
     )
 
