@@ -1,6 +1,6 @@
 """Import OpenVINO without its telemetry. Everything here that uses OpenVINO takes `ov` from this module.
 
-It reports its imports and conversions to its makers unless the module that does so is missing. headstart reports nothing.
+It reports its imports and conversions to its makers unless the module that does so is missing.
 """
 
 import sys

@@ -44,10 +44,10 @@ def quote_plan(workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, pl
         row_bytes=item_bytes * sum(tap.dim for tap in spec.taps) + KEY_BYTES,
         taps=spec.taps,
     )
-    return replace(plan, quote=plan_quote(work, find_rates(workspace, spec)))
+    return replace(plan, quote=plan_quote(work, rates_of(workspace, spec)))
 
 
-def find_rates(workspace: Workspace, spec: BackboneSpec) -> Rates:
+def rates_of(workspace: Workspace, spec: BackboneSpec) -> Rates:
     return Rates(**(find_measurement(workspace, "rates", _key(spec)) or {}))
 
 
@@ -55,7 +55,7 @@ def remember_rate(workspace: Workspace, spec: BackboneSpec, what: str, num_image
     """Keep how fast something went, for the next quote; only where it says something, and something new."""
     if num_images < FEWEST_TIMED or seconds <= 0:
         return
-    known, rate = find_rates(workspace, spec), num_images / seconds
+    known, rate = rates_of(workspace, spec), num_images / seconds
     before = getattr(known, what)
     if before is None or abs(rate / before - 1) > MEMORABLE:
         write_measurement(workspace, "rates", _key(spec), asdict(known) | {what: rate})
