@@ -391,7 +391,7 @@ def test_moments_are_of_the_inputs_of_every_batchnorm_layer(tmp_path, keras, nam
     if num_layers == 0:
         assert spec.moments is None
         return
-    assert spec.moments.dim == 2 * sum(len(layer.moving_mean) for layer in normed)
+    assert spec.moments.dim == 2 * sum(layer.moving_mean.shape[0] for layer in normed)
     inputs = [layer.input for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     probe = keras.Model(network.input, [inputs[0], inputs[-1], moment_output(network)])
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 224, 224, 3)).astype(np.float32)
