@@ -15,7 +15,7 @@ from flows.documents import SavedModel
 from flows.features.extraction import Extracted
 from flows.finetuning.ground import JobPlan, Listeners, open_arms, plan_job, prepare, run_job
 from flows.finetuning.results import FinetuneResult
-from flows.onboarding.quoting import remember_rate
+from flows.onboarding.planning import remember_rate
 from flows.requests import FinetuneRequest
 from flows.stopwatch import stage
 from flows.versions.promote import Verdict, pin_serving, settle

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from flows.documents import FinetuneRun
 from flows.features.backbone import get_recorded_backbone
 from flows.onboarding.results import OnboardResult
 from flows.onboarding.story import PLAIN, Steps, find_request, onboard
-from flows.requests import OnboardRequest, RefreshRequest
+from flows.requests import RefreshRequest
 from flows.versions.promote import list_heads
 from pipeline.errors import CancelledError, HeadstartError, NotFoundError
 from pipeline.report.record import ModelRef
@@ -95,17 +95,6 @@ class RefreshResult:
         return f"{len(self.datasets):,} datasets read{said}; {num_computed:,} pictures computed."
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """How a dataset has changed since its newest head."""
-
-    dataset: DatasetRef
-    head: ModelRef | None
-    plan: RefreshPlan | None  # None if there is nothing to compare with
-    reasons: tuple[str, ...]
-    retrain: bool
-
-
 def refresh(
     request: RefreshRequest,
     progress: Progress | None = None,
@@ -145,13 +134,16 @@ def _refreshed(
         asked = find_request(workspace, name)
         if asked is None:
             return replace(row, reasons=(NEVER_ONBOARDED.format(name=name),))
-        look = _look(workspace, asked, force, steps)
-        row = _changes(row, look, serving_version(workspace, name))
-        if look.retrain or look.head is None:
-            return _trained(row, schedule(onboard(asked, progress, steps, look.dataset)))
-        spec = get_recorded_backbone(workspace, look.head.record)
-        num_views = look.head.record.features.num_views
-        extracted = steps.extract(workspace, look.dataset, spec, num_views, progress)
+        dataset = steps.scan(workspace, asked)
+        head = next(reversed(list_heads(workspace, dataset.name)), None)
+        plan = _plan(workspace, dataset, head, force)
+        counts = {item.name: getattr(plan, item.name) for item in fields(plan) if item.name != "retrain"}
+        row = replace(row, version=serving_version(workspace, name), **counts)
+        if plan.retrain or head is None:
+            scanned = replace(steps, scan=lambda *_: dataset)  # the folder is not read twice
+            return _trained(row, schedule(onboard(asked, progress, scanned)))
+        spec = get_recorded_backbone(workspace, head.record)
+        extracted = steps.extract(workspace, dataset, spec, head.record.features.num_views, progress)
         return replace(row, num_computed=extracted.num_computed)
     except CancelledError:
         raise
@@ -163,35 +155,20 @@ def _refreshed(
         return replace(row, error=RowError(type(error).__name__, message))
 
 
-def _look(workspace: Workspace, asked: OnboardRequest, force: bool, steps: Steps) -> _Look:
-    """Scan a dataset and compare it with what its newest head was trained on, so that small changes add up."""
-    dataset = steps.scan(workspace, asked)
-    heads = list_heads(workspace, dataset.name)
-    if not heads:
-        return _Look(dataset, None, None, ("It has no head.",), True)
-    head = heads[-1]
+def _plan(workspace: Workspace, dataset: DatasetRef, head: ModelRef | None, force: bool) -> RefreshPlan:
+    """Compare a dataset with what its newest head was trained on, so that small changes add up."""
+    if head is None:
+        return RefreshPlan(retrain=True, reasons=("It has no head.",))
     now = read_manifest(workspace, dataset.name, dataset.fingerprint)
     try:
         trained_on = read_manifest(workspace, dataset.name, head.record.data.fingerprint)
     except HeadstartError as error:
-        return _Look(dataset, head, None, (f"What its head was trained on is no longer known. {error}",), True)
+        return RefreshPlan(retrain=True, reasons=(f"What its head was trained on is no longer known. {error}",))
     plan = plan_refresh(trained_on, now)
-    forced = ("It was trained all the same, because that was asked for.",) if force and not plan.retrain else ()
-    return _Look(dataset, head, plan, (*plan.reasons, *forced), plan.retrain or force)
-
-
-def _changes(row: RefreshRow, look: _Look, version: int | None) -> RefreshRow:
-    row = replace(row, reasons=look.reasons, version=version)
-    if look.plan is None:
-        return row
-    return replace(
-        row,
-        num_added=look.plan.num_added,
-        num_removed=look.plan.num_removed,
-        num_relabelled=look.plan.num_relabelled,
-        classes_added=look.plan.classes_added,
-        classes_gone=look.plan.classes_gone,
-    )
+    if force and not plan.retrain:
+        forced = "It was trained all the same, because that was asked for."
+        return replace(plan, retrain=True, reasons=(*plan.reasons, forced))
+    return plan
 
 
 def _trained(row: RefreshRow, result: OnboardResult) -> RefreshRow:

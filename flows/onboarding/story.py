@@ -17,8 +17,7 @@ from flows.features import extraction
 from flows.features.backbone import describe_backbone
 from flows.features.extraction import Extracted, pack_features
 from flows.forms import parse_request
-from flows.onboarding import decide, scan, training
-from flows.onboarding.quoting import quote_plan
+from flows.onboarding import planning, scan, training
 from flows.onboarding.ranking import choose_backbone
 from flows.onboarding.results import ExtractResult, OnboardResult, PlanResult
 from flows.onboarding.training import Trained
@@ -42,7 +41,7 @@ class Steps:
     """The steps of a run. Prefect runs each as a task; a cluster has another `extract`."""
 
     scan: Callable[[Workspace, ExtractRequest], DatasetRef] = scan.scan
-    plan_dataset: Callable[[Workspace, DatasetRef, BackboneSpec, Wishes, Ranking], Plan] = decide.plan_dataset
+    plan_dataset: Callable[[Workspace, DatasetRef, BackboneSpec, Wishes, Ranking, int], Plan] = planning.plan_dataset
     extract: Callable[[Workspace, DatasetRef, BackboneSpec, int, Progress | None], Extracted] = extraction.extract
     train: Callable[[Workspace, DatasetRef, BackboneSpec, Plan, Extracted], Trained] = training.train
 
@@ -54,18 +53,16 @@ def onboard(
     request: OnboardRequest,
     progress: Progress | None = None,
     steps: Steps = PLAIN,
-    scanned: DatasetRef | None = None,
     remember: bool = True,
 ) -> OnboardResult:
     """Bring a dataset to a model; everything that was done before is found, not done again.
 
-    With `scanned`, the answer of a scan just now, the folder is not read again. Without `remember`, `refresh` does not
-    know how to read the data again: they were rows from Python.
+    Without `remember`, `refresh` does not know how to read the data again: they were rows from Python.
     """
     workspace = Workspace.open(request.workspace)
 
-    def run(scanned: DatasetRef | None = None) -> OnboardResult:
-        dataset = scanned or steps.scan(workspace, request)
+    def run() -> OnboardResult:
+        dataset = steps.scan(workspace, request)
         spec, plan = _plan(workspace, request, dataset, steps)
         extracted = steps.extract(workspace, dataset, spec, request.views, progress)
         trained = steps.train(workspace, dataset, spec, plan, extracted)
@@ -82,7 +79,7 @@ def onboard(
 
     with stopwatch.timed():
         try:
-            result = run(scanned)
+            result = run()
         except DamagedError as error:
             # the damaged file is set aside by now, so a second round computes only its rows
             log.warning("%s It is set aside and computed again.", error)
@@ -128,8 +125,7 @@ def _plan(
 ) -> tuple[BackboneSpec, Plan]:
     """Decide with which backbone, in which case and at what cost."""
     spec, ranking = _backbone(workspace, request, dataset)
-    plan = steps.plan_dataset(workspace, dataset, spec, request.wishes(), ranking)
-    return spec, quote_plan(workspace, dataset, spec, plan, request.views)
+    return spec, steps.plan_dataset(workspace, dataset, spec, request.wishes(), ranking, request.views)
 
 
 def _backbone(workspace: Workspace, request: ExtractRequest, dataset: DatasetRef) -> tuple[BackboneSpec, Ranking]:

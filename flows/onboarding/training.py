@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flows.features.extraction import Extracted, read_taps
-from flows.onboarding import quoting
+from flows.onboarding import planning
 from flows.stopwatch import stage
 from flows.versions.promote import Verdict, pin_serving, settle
 from flows.versions.save import NewModel, save_model
@@ -92,17 +91,19 @@ def _make(
         probabilities=probabilities,
         metrics=metrics,
         learning_curve=curve,
-        score_quote=lambda: quoting.score(workspace, spec, plan, extracted),
+        score_quote=lambda: planning.score(workspace, spec, plan, extracted),
     )
     return save_model(workspace, made), head
 
 
 def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSpec, plan: Plan, num_views: int) -> str:
     """Name everything that determines a model."""
+    exclusive = manifest.exclusive
     return fingerprint(
         {
             "classes": list(manifest.classes),
-            **_images_part(manifest, images),
+            "images": sorted((i.digest.hex(), i.label if exclusive else i.labels, i.split) for i in images),
+            **({} if exclusive else {"exclusive": False}),
             "space": spec.space().id,
             "views": num_views,
             "taps": list(plan.taps),
@@ -112,12 +113,6 @@ def _model_request(manifest: Manifest, images: Sequence[Image], spec: BackboneSp
             # of older models evidence may have overruled the case
             **({"case_kept": True} if any(change.what == "case" for change in plan.changes) else {}),
             **({"compared": [row.backbone for row in plan.backbones]} if plan.backbones else {}),
-            "version": HEAD_VERSIONS[manifest.exclusive],
+            "version": HEAD_VERSIONS[exclusive],
         }
     )
-
-
-def _images_part(manifest: Manifest, images: Sequence[Image]) -> dict[str, Any]:
-    if manifest.exclusive:
-        return {"images": sorted((image.digest.hex(), image.label, image.split) for image in images)}
-    return {"images": sorted((image.digest.hex(), image.labels, image.split) for image in images), "exclusive": False}

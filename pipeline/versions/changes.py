@@ -20,13 +20,13 @@ NUM_NAMED = 5  # classes in a reason
 class RefreshPlan:
     """How today's training pictures differ from those that a head was trained on, and what follows."""
 
-    num_added: int
-    num_removed: int
-    num_relabelled: int
-    classes_added: tuple[str, ...]
-    classes_gone: tuple[str, ...]
     retrain: bool
     reasons: tuple[str, ...]
+    num_added: int | None = None  # None if there is nothing to compare with
+    num_removed: int | None = None
+    num_relabelled: int | None = None
+    classes_added: tuple[str, ...] = ()
+    classes_gone: tuple[str, ...] = ()
 
 
 def plan_refresh(trained_on: Manifest, now: Manifest) -> RefreshPlan:
@@ -57,7 +57,7 @@ def plan_refresh(trained_on: Manifest, now: Manifest) -> RefreshPlan:
     if not retrain:
         what = f"{share} changed, less than {LEAST_CHANGED:.0%}" if num_changed else "No training picture changed"
         reasons.append(f"{what}: the head stays.")
-    return RefreshPlan(num_added, num_removed, num_relabelled, came, gone, retrain, tuple(reasons))
+    return RefreshPlan(retrain, tuple(reasons), num_added, num_removed, num_relabelled, came, gone)
 
 
 def _labels_by_digest(manifest: Manifest) -> dict[Digest, frozenset[str]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.onboarding import decide, ranking
+from flows.onboarding import planning, ranking
 from flows.onboarding.ranking import available_backbones, choose_backbone
 from flows.requests import OnboardRequest
 from pipeline.backbones.table import APPLICATIONS, AUTO, BACKBONES, DEFAULT_BACKBONE, check_choice, keras_file
@@ -177,8 +177,8 @@ def test_another_choice_than_the_embedded_backbone_is_a_change_of_the_plan(again
     )
     rows = (RankedBackbone("other", 0.2, 1.0), RankedBackbone(DEFAULT_BACKBONE, 0.3, 0.9))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decide, "measure_similarity", lambda *_: _similarity(again))
-        plan = decide.plan_dataset(Workspace.open(again.workspace), dataset, spec, ranking=rows)
+        patch.setattr(planning, "measure_similarity", lambda *_: _similarity(again))
+        plan = planning.plan_dataset(Workspace.open(again.workspace), dataset, spec, ranking=rows)
     assert plan.backbones == rows
     (change,) = plan.changes
     assert (change.what, change.value, change.instead_of, change.by) == (

@@ -62,7 +62,7 @@ def test_a_server_that_is_away_costs_a_warning_and_not_the_training(monkeypatch)
     monkeypatch.setattr("flows.service.artifacts.ProgressArtifact.create", fail)
     warnings = []
     CurveArtifacts("flowers", Showcase(warnings.append)).add(a_status(1))
-    assert ["the run goes on" in warning for warning in warnings] == [True, True]
+    assert ["the run continues" in warning for warning in warnings] == [True, True]
 
 
 def test_a_bar_is_written_now_and_then_and_at_the_end(written):

@@ -1,4 +1,4 @@
-"""What a plan will cost here: what is missing, and how fast this machine was in earlier runs."""
+"""The plan step: a dataset is measured, its case decided, and its cost predicted from earlier runs on this machine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from dataclasses import asdict, replace
 from flows import stopwatch
 from flows.features.backbone import engine_id
 from flows.features.extraction import Extracted
-from pipeline.decision.nouns import Plan, ScoredQuote
+from flows.onboarding.similarity import measure_similarity
+from pipeline.backbones.table import DEFAULT_BACKBONE
+from pipeline.decision.nouns import Change, Plan, RankedBackbone, ScoredQuote
+from pipeline.decision.plan import EVIDENCE, NO_WISHES, Wishes, measure_size, plan_case
 from pipeline.decision.quote import Rates, Work, plan_quote, score_quote
 from pipeline.fingerprint import fingerprint
 from pipeline.images.views import ORIGINAL, view_names
 from pipeline.machine import machine_id
-from pipeline.types import BackboneSpec
+from pipeline.types import BackboneSpec, Manifest
 from storage.datasets.manifests import DatasetRef, read_manifest
 from storage.features.store import open_features
 from storage.measurements import find_measurement, write_measurement
@@ -25,9 +28,33 @@ MEMORABLE = 0.2  # a rate is kept until another one differs by this share, so th
 KEY_BYTES = 40  # of a stored row, beside its features
 
 
-def quote_plan(workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, plan: Plan, num_views: int = 0) -> Plan:
-    """Put into a plan what it will cost."""
+def plan_dataset(
+    workspace: Workspace,
+    dataset: DatasetRef,
+    spec: BackboneSpec,
+    wishes: Wishes = NO_WISHES,
+    ranking: tuple[RankedBackbone, ...] = (),
+    num_views: int = 0,
+) -> Plan:
+    """Measure similarity and size, decide the case, and predict the cost. A sample is measured once."""
     manifest = read_manifest(workspace, dataset.name, dataset.fingerprint)
+    similarity = measure_similarity(workspace, manifest, spec)
+    train_images = manifest.of_split("train")
+    labels = [label for image in train_images for label in image.labels]
+    size = measure_size(labels, len(manifest.classes), similarity.verdict, len(train_images))
+    plan = plan_case(similarity, size, spec.name, spec.taps, wishes, manifest.exclusive)
+    if ranking:
+        from pipeline.heads.ranking import describe_ranking
+
+        own = Change("backbone", spec.name, DEFAULT_BACKBONE, EVIDENCE)
+        changes = plan.changes if spec.name == DEFAULT_BACKBONE else (*plan.changes, own)
+        reasons = (*plan.reasons, describe_ranking(ranking))
+        plan = replace(plan, backbones=ranking, changes=changes, reasons=reasons)
+    work = _measure_work(workspace, manifest, spec, num_views)
+    return replace(plan, quote=plan_quote(work, rates_of(workspace, spec)))
+
+
+def _measure_work(workspace: Workspace, manifest: Manifest, spec: BackboneSpec, num_views: int) -> Work:
     train = manifest.of_split("train")
     missing = 0
     for view in (ORIGINAL, *view_names(num_views)):
@@ -35,7 +62,7 @@ def quote_plan(workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, pl
         with open_features(workspace, spec.space(view)) as store:
             missing += len(store.missing([image.digest for image in images]))
     item_bytes = 2 if spec.space().dtype == "float16" else 4
-    work = Work(
+    return Work(
         num_missing=missing,
         num_rows=len(train) * (1 + num_views),
         num_train=len(train),
@@ -44,7 +71,6 @@ def quote_plan(workspace: Workspace, dataset: DatasetRef, spec: BackboneSpec, pl
         row_bytes=item_bytes * sum(tap.dim for tap in spec.taps) + KEY_BYTES,
         taps=spec.taps,
     )
-    return replace(plan, quote=plan_quote(work, rates_of(workspace, spec)))
 
 
 def rates_of(workspace: Workspace, spec: BackboneSpec) -> Rates:
@@ -52,7 +78,7 @@ def rates_of(workspace: Workspace, spec: BackboneSpec) -> Rates:
 
 
 def remember_rate(workspace: Workspace, spec: BackboneSpec, what: str, num_images: int, seconds: float) -> None:
-    """Keep how fast something went, for the next quote; only where it says something, and something new."""
+    """Keep how fast something went, for the next quote; only if enough pictures were timed and it differs."""
     if num_images < FEWEST_TIMED or seconds <= 0:
         return
     known, rate = rates_of(workspace, spec), num_images / seconds
