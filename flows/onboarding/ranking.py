@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.features.backbone import describe_backbone, engine_id, taps_engine
@@ -81,17 +80,11 @@ def available_backbones() -> list[str]:
 
     The price of a network is taken to be the bytes of its weights times the pixels it sees.
     """
-    prices = {name: _price(get_weights_path(name), name) for name in BACKBONES if is_installed(name)}
-    for name in APPLICATIONS:
-        file = keras_home() / "models" / keras_file(name)
-        if file.is_file():
-            prices[name] = _price(file, name)
+    files = {name: keras_home() / "models" / keras_file(name) for name in APPLICATIONS}
+    files |= {name: get_weights_path(name) for name in BACKBONES if is_installed(name)}
+    prices = {name: file.stat().st_size * own_size(name) ** 2 for name, file in files.items() if file.is_file()}
     prices[DEFAULT_BACKBONE] = 0
     return sorted(prices, key=lambda name: (prices[name], name))
-
-
-def _price(file: Path, name: str) -> int:
-    return file.stat().st_size * own_size(name) ** 2
 
 
 def _rank(
@@ -101,7 +94,7 @@ def _rank(
 
     rows = []
     for name in names:
-        limit = None if name == DEFAULT_BACKBONE else deadline
+        limit = math.inf if name == DEFAULT_BACKBONE else deadline
         try:
             rows.append(_try(workspace, manifest, sample, name, decoder, limit))
         except HeadstartError as error:
@@ -112,15 +105,10 @@ def _rank(
 
 
 def _try(
-    workspace: Workspace,
-    manifest: Manifest,
-    sample: Sequence[Image],
-    name: str,
-    decoder: str,
-    deadline: float | None,
+    workspace: Workspace, manifest: Manifest, sample: Sequence[Image], name: str, decoder: str, deadline: float
 ) -> RankedBackbone:
     """Compute the sample's features with one backbone and score it, unless it would not end before the deadline."""
-    left = math.inf if deadline is None else deadline - time.monotonic()
+    left = deadline - time.monotonic()
     if left <= 0:
         return RankedBackbone(name, why_not="no time was left")
     spec = describe_backbone(workspace, name, None, decoder)
@@ -134,11 +122,9 @@ def _try(
             started = time.monotonic()
             unread = _compute(workspace, store, images[:NUM_PROBED], manifest, engine)
             now, rest = time.monotonic(), images[NUM_PROBED:]
-            needed = (now - started) / NUM_PROBED * len(rest)
-            if deadline is not None and now + needed > deadline:
-                return RankedBackbone(
-                    name, why_not=f"at {NUM_PROBED / (now - started):.0f} pictures a second it is slow"
-                )
+            rate = NUM_PROBED / (now - started)
+            if now + len(rest) / rate > deadline:
+                return RankedBackbone(name, why_not=f"at {rate:.0f} pictures a second it is slow")
             unread |= _compute(workspace, store, rest, manifest, engine)
             sample = [image for image in sample if image.path not in unread]
         return _score(store, manifest, sample, spec)

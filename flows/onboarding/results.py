@@ -27,13 +27,7 @@ class PlanResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `headstart plan --json` prints."""
-        return {
-            "dataset": self.dataset,
-            **plan_part(self.plan),
-            "rejected": [asdict(item) for item in self.rejected],
-            "notes": list(self.notes),
-            "seconds": dict(self.seconds),
-        }
+        return {**to_json(self), **plan_part(self.plan)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from flows.prediction.files import files_below, predict_with
 from flows.requests import PredictBatchRequest
 from pipeline.errors import DataError, NotFoundError, UsageError
 from pipeline.report.record import ModelRef
-from pipeline.types import Prediction, Progress
+from pipeline.types import Progress
 from storage.datasets.digests import TICK_NS
 from storage.models.serving import get_model
 from storage.predictions.ledger import open_ledger
@@ -77,7 +77,8 @@ def predict_batch(request: PredictBatchRequest, progress: Progress) -> PredictBa
     ref = get_model(workspace, request.model)
     with open_ledger(workspace, folder, output) as ledger:
         files = list(_list_files(folder))
-        due = [file for file in files if _is_due(ledger.find(file), ref, request.every)]
+        known = ((file, ledger.find(file)) for file in files)
+        due = [file for file, row in known if row is None or (request.every and row.model != str(ref))]
         num_new = num_failed = 0
         for row in _predict(workspace, ref, folder, due, request.top, progress) if due else ():
             ledger.append(row)
@@ -85,7 +86,7 @@ def predict_batch(request: PredictBatchRequest, progress: Progress) -> PredictBa
             num_failed += row.error is not None
         ledger.commit()
         return PredictBatchResult(
-            model=_name(ref),
+            model=str(ref),
             folder=str(folder),
             num_files=len(files),
             num_new=num_new,
@@ -96,10 +97,6 @@ def predict_batch(request: PredictBatchRequest, progress: Progress) -> PredictBa
             written=write_table(output, ledger.rows.values(), request.top, workspace.staging.fs),
             seconds=round(time.monotonic() - started, 3),
         )
-
-
-def _name(ref: ModelRef) -> str:
-    return f"{ref.name}@{ref.version}"
 
 
 def _check_folder(folder: Path, output: Path, workspace: Path) -> None:
@@ -127,15 +124,13 @@ def _list_files(folder: Path) -> Iterator[SeenFile]:
             yield SeenFile(path.removeprefix(prefix), status.st_size, status.st_mtime_ns)
 
 
-def _is_due(row: Row | None, ref: ModelRef, every: bool) -> bool:
-    return row is None or (every and row.model != _name(ref))
-
-
 def _predict(
     workspace: Workspace, ref: ModelRef, folder: Path, files: Sequence[SeenFile], top: int, progress: Progress
 ) -> Iterator[Row]:
     """Yield a row for each file that can be read; name the others in a warning."""
-    _let_settle(files)
+    # wait until a change of any of the files would show in its time; see `storage.datasets.digests`
+    settled_ns = max(file.mtime_ns for file in files) + TICK_NS
+    time.sleep(max(0, min(settled_ns - time.time_ns(), TICK_NS)) / 1e9)
     unread = []
     progress.start("predict", len(files))
     try:
@@ -144,21 +139,11 @@ def _predict(
             if prediction.unread:
                 unread.append(f"{file.path} {prediction.error}")
             else:
-                yield _row(file, ref, prediction)
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                yield Row(file, str(ref), now, prediction.top, prediction.labels, prediction.error)
             progress.advance(1)
     finally:
         progress.finish()
     if unread:
         named = "; ".join(unread[:MAX_NAMED]) + (" ..." if len(unread) > MAX_NAMED else "")
         log.warning("%d files could not be read and will be tried again next time: %s", len(unread), named)
-
-
-def _row(file: SeenFile, ref: ModelRef, found: Prediction) -> Row:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Row(file, _name(ref), now, found.top, found.labels, found.error)
-
-
-def _let_settle(files: Sequence[SeenFile]) -> None:
-    """Wait until a change of any of the files would show in its time; see `storage.datasets.digests`."""
-    newest = max(file.mtime_ns for file in files)
-    time.sleep(max(0, min(newest + TICK_NS - time.time_ns(), TICK_NS)) / 1e9)

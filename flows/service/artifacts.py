@@ -24,7 +24,7 @@ from pipeline.decision.finetuned import JobStatus
 from pipeline.jsonable import to_json
 from pipeline.report.decision import quadrant, why
 from pipeline.report.markdown import text
-from pipeline.report.record import ModelRecord, ModelRef, metrics_part
+from pipeline.report.record import ModelRef, metrics_part
 from pipeline.types import LabelMetrics, Metrics
 from storage.models.bundles import REPORT_FILE
 
@@ -104,20 +104,16 @@ class CurveArtifacts:
         self._showcase.put("the progress of epochs", ProgressArtifact(description="Epochs", progress=percent))
 
 
-def show_plan(showcase: Showcase, record: ModelRecord) -> None:
-    """Show what was decided: the quadrant and every reason."""
-    name = record.dataset
-    title = f"# {text(name)}: case {record.plan.case}"
-    page = "\n\n".join([title, "\n".join(quadrant(record.plan)), why(record)])
-    plan = MarkdownArtifact(key=artifact_key("plan", name), description=f"Plan of {name}", markdown=page)
-    showcase.put("the plan", plan)
-
-
 def show_model(showcase: Showcase, ref: ModelRef) -> None:
-    """Show a saved model: its figures, a row a class, its report and the place of its files."""
-    name, metrics = ref.name, ref.record.metrics
-    title, report = f"{name}@{ref.version}", Path(ref.path, REPORT_FILE)
+    """Show a saved model: its plan, its figures, a row a class, its report and the place of its files."""
+    name, record, title, report = ref.name, ref.record, str(ref), Path(ref.path, REPORT_FILE)
+    plan, metrics = record.plan, record.metrics
     artifacts = {
+        "plan": MarkdownArtifact(
+            key=artifact_key("plan", name),
+            description=f"Plan of {name}",
+            markdown="\n\n".join([f"# {text(name)}: case {plan.case}", "\n".join(quadrant(plan)), why(record)]),
+        ),
         "metrics": TableArtifact(
             key=artifact_key("metrics", name),
             description=f"{title} on {metrics.num_images:,} {metrics.split} pictures",

@@ -34,10 +34,9 @@ from flows.requests import (
     VerifyRequest,
 )
 from flows.service import submit as submission
-from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, show_model, show_plan, show_rows
+from flows.service.artifacts import CurveArtifacts, RunProgress, Showcase, show_model, show_rows
 from pipeline.decision.finetuned import JobStatus
 from pipeline.errors import CancelledError, DamagedError, DataError, HeadstartError
-from pipeline.report.record import ModelRef
 from pipeline.types import Metrics
 from storage.maintenance.verification import LEFT
 from storage.models.serving import get_model
@@ -93,10 +92,6 @@ class _Run:
         for name in ("pipeline", "storage", "flows"):  # Prefect forwards these loggers, which pass on warnings only
             logging.getLogger(name).setLevel(logging.INFO)
 
-    def show_model(self, ref: ModelRef) -> None:
-        show_plan(self.showcase, ref.record)
-        show_model(self.showcase, ref)
-
 
 @flow(name="onboard", flow_run_name=_run_name)
 @_ending
@@ -106,7 +101,7 @@ def onboard(params: OnboardRequest) -> tuple[str, object]:
     result = steps.onboard(params, run.progress, _TASKS)
     for reason in result.reasons:
         run.logger.info("%s", reason)
-    run.show_model(result.model)
+    show_model(run.showcase, result.model)
     result = submission.schedule_finetuning(result)
     return describe_onboarded(result), result
 
@@ -119,7 +114,7 @@ def describe_onboarded(result: OnboardResult) -> str:
     else:
         figure = f"mean average precision {metrics.mean_average_precision:.3f}"
     return (
-        f"{model.name}@{model.version}: case {result.plan.case}, {result.plan.strategy}, "
+        f"{model}: case {result.plan.case}, {result.plan.strategy}, "
         f"{figure}, {result.extracted.num_computed:,} pictures computed. "
         f"Version {result.serving.version} serves."
         + (f" Fine-tuning: {result.finetune.state}." if result.finetune else "")
@@ -146,7 +141,7 @@ def refresh(params: RefreshRequest = DEFAULTS) -> tuple[str, object]:
     workspace = Workspace.open(params.workspace)
     for row in result.datasets:
         if row.retrained:
-            run.show_model(get_model(workspace, f"{row.name}@{row.trained_version}"))
+            show_model(run.showcase, get_model(workspace, f"{row.name}@{row.trained_version}"))
     rows = [{"dataset": row.name, "version": row.version, "": str(row)} for row in result.datasets]
     show_rows(run.showcase, "refresh", "datasets", "What was read again, and what was done", rows)
     if result.num_failed:
@@ -171,7 +166,7 @@ def finetune(params: FinetuneRequest) -> tuple[str, object]:
     curve.finish(rows_of(result))
     verdict = "The head stays the model."
     if result.model:
-        run.show_model(get_model(Workspace.open(params.workspace), str(result.model)))
+        show_model(run.showcase, get_model(Workspace.open(params.workspace), str(result.model)))
         verdict = f"Saved {result.model}."
     return f"{result.gate.reason} {verdict}", result
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from flows.features.backbone import get_recorded_backbone
 from flows.features.extraction import extract, read_taps
@@ -57,11 +58,11 @@ def _version(
 def _head_answers(
     workspace: Workspace, ref: ModelRef, version: Version, today: Manifest, asked: Sequence[Image], head: Head | None
 ) -> Answers:
-    spec = _backbone_of(workspace, ref)
+    with incomparable():
+        spec = get_recorded_backbone(workspace, ref.record)
     head = head or _fit_again(workspace, ref, version, spec)
     left_out = _without_features(workspace, today, spec, 0)
     known = {image.digest for image in version.images if image.split == "train"}
-
     used = [part.tap for part in head.taps]
 
     def score(images: Sequence[Image]) -> Array:
@@ -109,14 +110,14 @@ def _without_features(workspace: Workspace, manifest: Manifest, spec: BackboneSp
 
 
 def _manifest_of(workspace: Workspace, ref: ModelRef) -> Manifest:
-    try:
+    with incomparable(f"The data that version {ref.version} was trained on are not known. "):
         return read_manifest(workspace, ref.name, ref.record.data.fingerprint)
-    except HeadstartError as error:
-        raise IncomparableError(f"The data that version {ref.version} was trained on are not known. {error}") from error
 
 
-def _backbone_of(workspace: Workspace, ref: ModelRef) -> BackboneSpec:
+@contextmanager
+def incomparable(why: str = "") -> Iterator[None]:
+    """Turn an error of headstart into the reason why two versions cannot be compared."""
     try:
-        return get_recorded_backbone(workspace, ref.record)
+        yield
     except HeadstartError as error:
-        raise IncomparableError(str(error)) from error
+        raise IncomparableError(f"{why}{error}") from error

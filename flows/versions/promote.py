@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows.stopwatch import stage
-from flows.versions.compare import compare_saved
-from pipeline.errors import HeadstartError, IncomparableError, UsageError
+from flows.versions.compare import compare_saved, incomparable
+from pipeline.errors import IncomparableError, UsageError
 from pipeline.report.record import ModelRef
 from pipeline.types import Head
 from storage.models.serving import Declined, Serving, decline, find_serving, get_model, promote, serving_version
@@ -23,7 +24,7 @@ class Verdict:
     version: int
     promoted: bool  # just now
     reason: str
-    gate: dict[str, Any] | None  # the comparison, if there was one
+    gate: Mapping[str, Any] | None = None  # the comparison, if there was one
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,13 @@ def promote_by_hand(workspace_root: str, model: str) -> Promoted:
     return Promoted(name, ref.version, serving.previous, ref.path)
 
 
-def pin_serving(workspace: Workspace, name: str) -> None:
+def pin_serving(workspace: Workspace, name: str) -> Serving | None:
     """Write down which version serves before there is a newer one. If nothing is written down, the newest serves."""
-    version = serving_version(workspace, name)
-    if version is not None and find_serving(workspace, name) is None:
-        promote(
-            workspace, name, version, "It was the newest version when headstart first recorded which version serves."
-        )
+    serving, version = find_serving(workspace, name), serving_version(workspace, name)
+    if serving or version is None:
+        return serving
+    reason = "It was the newest version when headstart first recorded which version serves."
+    return promote(workspace, name, version, reason)
 
 
 def settle(workspace: Workspace, challenger: ModelRef, head: Head | None = None) -> Verdict:
@@ -80,30 +81,30 @@ def settle(workspace: Workspace, challenger: ModelRef, head: Head | None = None)
         The file that says which version serves is damaged.
     """
     name, version = challenger.name, challenger.version
-    serving = find_serving(workspace, name)
-    if serving is None and serving_version(workspace, name) == version:
+    if find_serving(workspace, name) is None and serving_version(workspace, name) == version:
         return _promoted(promote(workspace, name, version, "No other version served before it."))
-    pin_serving(workspace, name)
-    serving = serving or find_serving(workspace, name)
+    serving = pin_serving(workspace, name)
     if serving is None:
         raise RuntimeError("a version cannot serve before it is there")
     if serving.version == version:
-        return _stays(serving, serving.reason, serving.gate)
+        return Verdict(version, False, serving.reason, serving.gate)
     why = serving.declined.get(version)
-    if why and why.data in (None, _data_of(challenger)):
-        return _stays(serving, why.reason, why.gate)
+    if why and why.data in (None, challenger.record.data.fingerprint):
+        return Verdict(serving.version, False, why.reason, why.gate)
     return _decide(workspace, challenger, serving, head)
 
 
 def _decide(workspace: Workspace, challenger: ModelRef, serving: Serving, head: Head | None) -> Verdict:
-    name, version, data = challenger.name, challenger.version, _data_of(challenger)
+    name, version, data = challenger.name, challenger.version, challenger.record.data.fingerprint
     compared = f"Version {version} was compared with version {serving.version}."
     try:
-        opponent = _readable(workspace, name, serving.version)
+        with incomparable():  # a version that is gone or damaged cannot even predict
+            opponent = get_model(workspace, f"{name}@{serving.version}")
+            check_bundle(opponent)
         theirs, ours = opponent.record.finetune, challenger.record.finetune
         if theirs and theirs.started_from.version == version:
             reason = f"Version {serving.version} was trained from version {version}. {theirs.gate.reason}"
-            return _stays(serving, reason)
+            return Verdict(serving.version, False, reason)
         if ours and ours.started_from.version == serving.version:  # its own gate has compared them
             reason = f"{compared} {ours.gate.reason}"
             return _promoted(promote(workspace, name, version, reason, asdict(ours.gate), data))
@@ -118,26 +119,8 @@ def _decide(workspace: Workspace, challenger: ModelRef, serving: Serving, head: 
     if outcome.passed:
         return _promoted(promote(workspace, name, version, reason, gate, data))
     decline(workspace, name, version, Declined(reason, gate, data))
-    return _stays(serving, reason, gate)
+    return Verdict(serving.version, False, reason, gate)
 
 
 def _promoted(serving: Serving) -> Verdict:
-    return Verdict(serving.version, True, serving.reason, dict(serving.gate) if serving.gate else None)
-
-
-def _stays(serving: Serving, reason: str, gate: Any = None) -> Verdict:
-    return Verdict(serving.version, False, reason, dict(gate) if gate else None)
-
-
-def _data_of(ref: ModelRef) -> str:
-    return ref.record.data.fingerprint
-
-
-def _readable(workspace: Workspace, name: str, version: int) -> ModelRef:
-    """Find the version that serves; one that is gone or damaged cannot even predict."""
-    try:
-        ref = get_model(workspace, f"{name}@{version}")
-        check_bundle(ref)
-    except HeadstartError as error:
-        raise IncomparableError(str(error)) from error
-    return ref
+    return Verdict(serving.version, True, serving.reason, serving.gate)

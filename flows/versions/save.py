@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -67,8 +67,8 @@ def save_model(workspace: Workspace, model: NewModel) -> ModelRef:
         with stage("certify"):
             chosen = sample_images(model.test_on, NUM_CERTIFIED)
             rows = [model.test_on.index(image) for image in chosen]
-            proof = (model.probabilities, rows, head.thresholds)
-            certificate = certify(folder / MODEL_FILE, chosen, reader(manifest), recipe, *proof)
+            written, read = folder / MODEL_FILE, reader(manifest)
+            certificate = certify(written, chosen, read, recipe, model.probabilities, rows, head.thresholds)
         provenance = Provenance(
             request=model.request,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -78,13 +78,9 @@ def save_model(workspace: Workspace, model: NewModel) -> ModelRef:
             quote_scored=model.score_quote(),
             finetune=model.finetune,
             seconds=stopwatch.seconds(),
-            versions=_package_versions(),
+            versions={"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         )
         spec, rejected = replace(model.spec, recipe=recipe), model.extracted.rejected
         return build_record(manifest, model.plan, spec, head, model.metrics, rejected, provenance)
 
     return save_version(workspace, manifest.dataset, fill, render_report)
-
-
-def _package_versions() -> Mapping[str, str]:
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}

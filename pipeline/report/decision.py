@@ -22,9 +22,10 @@ def similarity_section(similarity: Similarity) -> str:
         ("late third", similarity.late),
     )
     similar, different = similarity.limits
+    interval = " (95 % interval {:.3f} to {:.3f})".format(*similarity.interval) if similarity.interval else ""
     return section(
         "Similarity",
-        f"{text(similarity.verdict).capitalize()}: D_BN is {similarity.distance:.3f}{_interval(similarity)}, measured "
+        f"{text(similarity.verdict).capitalize()}: D_BN is {similarity.distance:.3f}{interval}, measured "
         f"on {similarity.num_images:,} pictures with {text(similarity.measured_with)}. Data are similar "
         f"below {similar} and different above {different}. Early layers see blur, sensor and size; "
         "late layers see what is shown.",
@@ -32,13 +33,6 @@ def similarity_section(similarity: Similarity) -> str:
         *table(("layers", "D_BN (nats)"), [(label, f"{value:.3f}") for label, value in depths]),
         *_neighbours(similarity),
     )
-
-
-def _interval(similarity: Similarity) -> str:
-    if not similarity.interval:
-        return ""
-    low, high = similarity.interval
-    return f" (95 % interval {low:.3f} to {high:.3f})"
 
 
 def _neighbours(similarity: Similarity) -> list[str]:

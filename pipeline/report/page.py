@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.decision.finetuned import Curve, FinetuneReport, best_epoch
 from pipeline.decision.plan import describe_case
 from pipeline.report.decision import backbones_section, decision, quote_section, similarity_section, why
 from pipeline.report.head import head_section, learning_curve_section
-from pipeline.report.labels import label_metrics, label_table
 from pipeline.report.markdown import bullets, capped, section, table, text
 from pipeline.report.record import DataSummary, FeatureSummary, HeadSummary, ModelRecord
-from pipeline.types import LabelMetrics, Metrics
+from pipeline.types import ClassMetrics, LabelMetrics, Metrics, OneLabelMetrics
 
 MAX_CONFUSIONS = 10
 MAX_MATRIX_CLASSES = 15
@@ -120,8 +119,24 @@ def _curve(curve: Curve) -> Iterable[str]:
 
 def _results(metrics: Metrics | LabelMetrics, head: HeadSummary) -> Iterable[str]:
     if isinstance(metrics, LabelMetrics):
-        return label_metrics(metrics), label_table(metrics)
+        return _label_metrics(metrics), _classes(metrics)
     return _metrics(metrics, head), _classes(metrics), _confusions(metrics), _matrix(metrics)
+
+
+def _label_metrics(metrics: LabelMetrics) -> str:
+    rows = (
+        ("mean average precision (mAP)", f"{metrics.mean_average_precision:.4f}"),
+        ("all labels of a picture right", f"{metrics.subset_accuracy:.4f}"),
+        ("macro F1", f"{metrics.macro_f1:.4f}"),
+        ("micro F1", f"{metrics.micro_f1:.4f}"),
+        ("log loss (nats a label)", f"{metrics.log_loss:.4f}"),
+        ("expected calibration error", f"{metrics.ece:.4f}"),
+    )
+    note = (
+        "mAP says how well the probability of each label ranks the pictures. A label is given if its probability "
+        "reaches the label's threshold."
+    )
+    return section("Metrics", note, "", *table(("metric", "value"), rows))
 
 
 def _metrics(metrics: Metrics, head: HeadSummary) -> str:
@@ -159,12 +174,16 @@ def _calibration(metrics: Metrics, head: HeadSummary) -> Iterable[str]:
     return ["", said]
 
 
-def _classes(metrics: Metrics) -> str:
-    worst_first = sorted(metrics.per_class, key=lambda row: (row.num_images == 0, row.f1, row.name))
-    rows = [
-        (row.name, row.num_images, f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}") for row in worst_first
-    ]
-    return section("Classes, worst first", *capped(("class", "pictures", "precision", "recall", "F1"), rows, "classes"))
+def _classes(metrics: Metrics | LabelMetrics) -> str:
+    columns = {"precision": "precision", "recall": "recall", "f1": "F1"}
+    one, many, worst = "class", "classes", "f1"
+    if isinstance(metrics, LabelMetrics):
+        columns = {"average_precision": "average precision", "threshold": "threshold", **columns}
+        one, many, worst = "label", "labels", "average_precision"
+    per_class: Sequence[ClassMetrics | OneLabelMetrics] = metrics.per_class
+    worst_first = sorted(per_class, key=lambda row: (row.num_images == 0, getattr(row, worst), row.name))
+    rows = [(row.name, row.num_images, *(f"{getattr(row, key):.3f}" for key in columns)) for row in worst_first]
+    return section(f"{many.capitalize()}, worst first", *capped((one, "pictures", *columns.values()), rows, many))
 
 
 def _confusions(metrics: Metrics) -> str:

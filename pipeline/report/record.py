@@ -158,6 +158,9 @@ class ModelRef:
     path: str
     record: ModelRecord = field(compare=False)
 
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
 
 def build_record(
     manifest: Manifest,
