@@ -270,7 +270,6 @@ TO_AND_FROM = {"to_json", "from_json"}  # of a value, wherever it is
 EXCEPTIONS = {
     "flows/api/verbs.py:_parsed",  # the keyword arguments of a person
     "flows/maintenance/listing.py:show_model",  # a stored record, as it is printed
-    "flows/onboarding/training.py:_images_part",  # what names a model
     "flows/requests.py:to_remember",  # the document that `refresh` reads
     "pipeline/backbones/networks.py:tap_outputs",  # Keras tensors by name
     "pipeline/types.py:descriptor",  # the stored identity of a space
