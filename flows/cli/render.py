@@ -11,7 +11,6 @@ from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
@@ -189,6 +188,8 @@ def _say_seconds(seconds: Mapping[str, float]) -> None:
 def markdown(text: str) -> None:
     """Print Markdown: laid out on a terminal, as it is elsewhere."""
     if sys.stdout.isatty():
+        from rich.markdown import Markdown  # takes longer to import than all else of rich
+
         _stdout().print(Markdown(text))
     else:
         print(text)

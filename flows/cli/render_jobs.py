@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flows.cli.render import say, table, values
 from flows.documents import FinetuneRun, FinishedJob, SavedModel, SubmittedJob, SubmittedRun, UnscheduledJob
 from flows.finetuning.epochs import rows_of, table_of
-from flows.finetuning.results import FinetuneResult
-from flows.service.control import Cancellation, JobList, Nothing
-from pipeline.decision.audited import AuditList, AuditResult, Refit
+
+if TYPE_CHECKING:
+    from flows.finetuning.results import FinetuneResult
+    from flows.service.control import Cancellation, JobList
+    from pipeline.decision.audited import AuditList, AuditResult, Refit
 
 
 def submitted(run: SubmittedRun | SubmittedJob) -> None:
@@ -112,6 +116,8 @@ def _refit(refit: Refit) -> str:
 
 def jobs(found: JobList) -> None:
     """Print a row for each fine-tuning job, and for each of the latest runs on the server."""
+    from flows.service.control import Nothing
+
     rows = []
     for job in found.jobs:
         status = None if isinstance(job.status, Nothing) else job.status
