@@ -29,7 +29,7 @@ from flows.requests import (
     PredictRequest,
     VerifyRequest,
 )
-from flows.settings import user_name
+from flows.settings import shorten_startup, user_name
 from pipeline.backbones.table import check_backbone, check_choice
 from pipeline.errors import DamagedError, DataError, HeadstartError, UnknownNameError, UsageError
 
@@ -304,6 +304,7 @@ def demo(workspace: WorkspaceOption = OWN) -> None:
 
 def main() -> None:
     """Run the command line; errors become one sentence and an exit code."""
+    shorten_startup()
     _stop_cleanly()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
