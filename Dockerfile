@@ -3,8 +3,8 @@
 #   GPU:  docker build --tag headstart:0.1.0-gpu --build-arg EXTRAS=lite,cuda .
 # It runs with a read-only root: what is written is under /workspace, /prefect, /predictions and /tmp.
 
-# What is installed from the package index, by the exact versions of constraints.txt: gigabytes that a change of our
-# own code leaves alone.
+# What is installed from the package index, by the exact versions of constraints.txt: gigabytes that a change of
+# headstart's own code leaves alone.
 FROM python:3.11-slim AS dependencies
 ARG EXTRAS=dask,lite
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -13,15 +13,15 @@ COPY pyproject.toml constraints.txt ./
 # hatchling wants the packages and the files that pyproject.toml names; empty ones do. Nothing here compiles with
 # TensorFlow's headers, 430 MB.
 RUN mkdir pipeline storage flows \
- && touch README.md prefect.yaml pipeline/__init__.py storage/__init__.py flows/__init__.py \
+ && touch README.md prefect.yaml headstart.py pipeline/__init__.py storage/__init__.py flows/__init__.py \
  && python -m venv /opt/headstart \
  && /opt/headstart/bin/pip install --quiet --constraint constraints.txt ".[${EXTRAS}]" \
  && /opt/headstart/bin/pip uninstall --quiet --yes headstart \
  && rm -r /opt/headstart/lib/python3.11/site-packages/tensorflow/include
 
-# Our own code, to be laid over them.
+# headstart's own code, to be laid over them.
 FROM dependencies AS code
-COPY README.md prefect.yaml ./
+COPY README.md prefect.yaml headstart.py ./
 COPY pipeline pipeline
 COPY storage storage
 COPY flows flows

@@ -53,6 +53,8 @@ def test_what_the_image_copies_is_there_and_is_given_to_the_engine():
     assert {"prefect.yaml", "constraints.txt", "flows"} <= set(copied)
     assert sorted(set(copied)) == sorted(let_through)
     assert [name for name in copied if not (ROOT / name).exists()] == []
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {*wheel["packages"], *wheel["force-include"]} <= set(copied)  # else the wheel could not be built there
 
 
 def test_nothing_secret_and_nothing_large_is_given_to_the_engine():
