@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +72,5 @@ FinetuneRun = SubmittedJob | FinishedJob | UnscheduledJob
 
 def to_document(result: object) -> dict[str, Any]:
     """Return a result, a frozen value, as a JSON object. Nothing else gives a document its `schema_version`."""
-    if isinstance(result, Mapping):
-        return {"schema_version": SCHEMA_VERSION, **result}
     own = getattr(result, "to_json", None)  # of a result whose document is not its fields
     return {"schema_version": SCHEMA_VERSION, **(own() if own else to_json(result))}

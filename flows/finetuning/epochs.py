@@ -30,8 +30,9 @@ def rows_of(result: FinetuneResult) -> list[Row]:
     return [{"arm": arm, **to_json(row)} for arm, curve in arms.items() for row in curve]
 
 
-def table_of(rows: Sequence[Row]) -> list[dict[str, Cell]]:
-    """Prepare rows for JSON: the same columns in each, four digits, and None for what is not a number."""
+def table_of(values: Sequence[object]) -> list[dict[str, Cell]]:
+    """Turn values into rows for JSON: the same columns in each, four digits, and None for what is not a number."""
+    rows = [to_json(value) for value in values]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return [{column: _cell(row.get(column)) for column in columns} for row in rows]
 

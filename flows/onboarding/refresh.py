@@ -147,11 +147,11 @@ def _refreshed(
         return replace(row, num_computed=extracted.num_computed)
     except CancelledError:
         raise
-    except (HeadstartError, OSError) as error:
-        return replace(row, error=RowError(type(error).__name__, str(error)))
-    except Exception as error:  # a bug that one dataset meets must not stop the refresh of the others
-        logger.exception("refreshing %s", name)
-        message = f"{error} This is a bug in headstart; the log has its traceback."
+    except Exception as error:  # also a bug: one that a dataset meets must not stop the refresh of the others
+        message = str(error)
+        if not isinstance(error, HeadstartError | OSError):
+            logger.exception("refreshing %s", name)
+            message += " This is a bug in headstart; the log has its traceback."
         return replace(row, error=RowError(type(error).__name__, message))
 
 

@@ -44,15 +44,10 @@ class ExtractResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `headstart extract --json` prints."""
-        return {
-            "pack": self.pack,
-            "dataset": self.dataset,
-            "fingerprint": self.fingerprint,
-            "features": to_json(summarize_features(self.spec, self.extracted)),
-            "rejected": [asdict(item) for item in self.extracted.rejected],
-            "notes": list(self.notes),
-            "seconds": dict(self.seconds),
-        }
+        document = to_json(self)
+        del document["spec"]
+        rejected = document.pop("extracted")["rejected"]
+        return {**document, "features": to_json(summarize_features(self.spec, self.extracted)), "rejected": rejected}
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Yardstick:
 
     spec: BackboneSpec
     thresholds: Thresholds
-    own: BackboneSpec | None = None  # measured beside it, where it has no thresholds
+    own: BackboneSpec | None = None  # measured beside it, if it has no thresholds
     why: str = ""
 
 

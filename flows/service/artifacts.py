@@ -9,7 +9,6 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from flows.finetuning.epochs import Row, table_of
 from flows.progress import Lines
 from pipeline.decision.finetuned import JobStatus
-from pipeline.jsonable import to_json
 from pipeline.report.decision import quadrant, why
 from pipeline.report.markdown import text
 from pipeline.report.record import ModelRef, metrics_part
@@ -83,16 +81,16 @@ class CurveArtifacts:
     def __init__(self, name: str, showcase: Showcase, clock: Callable[[], float] = time.monotonic) -> None:
         self._key = artifact_key("finetune", name)
         self._showcase, self._clock = showcase, clock
-        self._rows: list[Row] = []
+        self._rows: list[object] = []
         self._written = -math.inf
 
     def add(self, status: JobStatus) -> None:
         """Add an epoch; it is written unless the last writing was moments ago."""
-        self._rows.append(to_json(status))
+        self._rows.append(status)
         if self._clock() - self._written >= SECONDS_BETWEEN_WRITES:
             self._write(min(100.0, 100.0 * status.epoch / status.num_epochs))
 
-    def finish(self, rows: Sequence[Row]) -> None:
+    def finish(self, rows: Sequence[object]) -> None:
         """Write the whole curve, with what earlier attempts have added."""
         self._rows = list(rows)
         self._write(100.0)
@@ -122,7 +120,7 @@ def show_model(showcase: Showcase, ref: ModelRef) -> None:
         "classes": TableArtifact(
             key=artifact_key("classes", name),
             description=f"{title}, each class",
-            table=table_of([asdict(row) for row in metrics.per_class]),
+            table=table_of(metrics.per_class),
         ),
         "report": MarkdownArtifact(
             key=artifact_key("report", name), description=f"Report of {title}", markdown=report.read_text("utf-8")
@@ -138,7 +136,7 @@ def show_model(showcase: Showcase, ref: ModelRef) -> None:
         showcase.put(f"the {kind} of {title}", artifact)
 
 
-def show_rows(showcase: Showcase, kind: str, name: str, description: str, rows: Sequence[Row]) -> None:
+def show_rows(showcase: Showcase, kind: str, name: str, description: str, rows: Sequence[object]) -> None:
     """Show a table; one without rows is shown as a row that says so."""
     table = table_of(rows) or [{"": "nothing"}]
     showcase.put(kind, TableArtifact(key=artifact_key(kind, name), description=description, table=table))
@@ -150,11 +148,12 @@ def figures(metrics: Metrics | LabelMetrics) -> list[Row]:
         intervals = {"mean_average_precision": metrics.map_interval}
     else:
         intervals = {**metrics.intervals, "accuracy": metrics.accuracy_interval}
-    numbers = {key: value for key, value in metrics_part(metrics).items() if isinstance(value, int | float)}
-    return [
-        dict(zip(("figure", "value", "low", "high"), (key, value, *intervals.get(key, (None, None))), strict=True))
-        for key, value in numbers.items()
-    ]
+    rows: list[Row] = []
+    for figure, value in metrics_part(metrics).items():
+        if isinstance(value, int | float):
+            low, high = intervals.get(figure, (None, None))
+            rows.append({"figure": figure, "value": value, "low": low, "high": high})
+    return rows
 
 
 def artifact_key(kind: str, name: str) -> str:

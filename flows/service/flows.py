@@ -187,8 +187,7 @@ def verify(params: VerifyRequest = DEFAULTS) -> tuple[str, object]:
     run = _Run()
     result = run_verify(params, run.progress)
     num_found = len(result.findings)
-    rows = [asdict(finding) for finding in result.findings]
-    show_rows(run.showcase, "findings", "workspace", "What verify found", rows)
+    show_rows(run.showcase, "findings", "workspace", "What verify found", result.findings)
     if num_left := sum(finding.done == LEFT for finding in result.findings):
         raise DamagedError(f"{num_found} findings, {num_left} of them not repaired: see the artifact.")
     return f"{num_found} findings, all repaired." if num_found else "No damage found.", result
@@ -200,7 +199,6 @@ def gc(params: ScheduledGcRequest = DEFAULTS) -> tuple[str, object]:
     """Find features and files that no dataset and no model needs, and remove them if asked to."""
     run = _Run()
     result = run_gc(params)
-    rows = [asdict(item) for item in result.garbage]
-    show_rows(run.showcase, "garbage", "workspace", "What nothing needs", rows)
+    show_rows(run.showcase, "garbage", "workspace", "What nothing needs", result.garbage)
     done = "were removed" if result.deleted else "are not needed"
     return f"{len(result.garbage):,} items of {result.num_bytes / 1e6:,.0f} MB {done}.", result

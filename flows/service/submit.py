@@ -86,7 +86,6 @@ def schedule_finetuning(result: OnboardResult) -> OnboardResult:
     """
     if result.plan.strategy not in FINETUNING:
         return result
-
     return replace(result, finetune=_schedule(FinetuneRequest(result.dataset, result.workspace)))
 
 
@@ -145,9 +144,8 @@ def _create_run(url: str, deployment: str, request: Request, **marks: Any) -> Fl
 
     try:
         with explained(url):
-            run: Any = run_deployment(
-                deployment, parameters={"params": request.to_form()}, timeout=0, as_subflow=False, **marks
-            )
+            form = {"params": request.to_form()}
+            run: Any = run_deployment(deployment, parameters=form, timeout=0, as_subflow=False, **marks)
     except ObjectNotFound as error:
         raise NotFoundError(
             f"The server at {hide_password(url)} has no deployment '{deployment}'. Make it with: headstart deploy"

@@ -26,7 +26,7 @@ def progress(clock, lines):
     return Lines(lines.append, clock)
 
 
-def test_nobody_is_told_nothing(capsys):
+def test_quiet_progress_prints_nothing(capsys):
     quiet = Quiet()
     quiet.start("extract", 10)
     quiet.advance(10)
