@@ -142,7 +142,7 @@ def test_a_run_is_completed_whatever_its_gate_says_and_says_what_it_said(
 ):
     shown = []
     monkeypatch.setattr(flows_module, "get_model", lambda workspace, model: model)
-    monkeypatch.setattr(flows_module._Run, "show_model", lambda self, ref: shown.append(ref))
+    monkeypatch.setattr(flows_module, "show_model", lambda showcase, ref: shown.append(ref))
     training(RESULTS[passed])
     state = run_state("shapes")
     assert (state.name, state.message) == ("Completed", f"{RESULTS[passed].gate.reason} {said}")
