@@ -50,10 +50,13 @@ def crowded(tmp_path):
 def test_the_wheel_holds_the_packages_and_what_they_read_and_nothing_else(installed):
     names = zipfile.ZipFile(installed.wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert {"pipeline", "storage", "flows"} <= tops <= {"pipeline", "storage", "flows", "headstart.py"}
+    assert tops == {"pipeline", "storage", "flows", "headstart.py"}
     assert {"flows/prefect.yaml", "pipeline/decision/thresholds.json"} <= set(names)
     wanted = {
-        path.relative_to(ROOT).as_posix() for top in tops if "." not in top for path in (ROOT / top).rglob("*.py")
+        path.relative_to(ROOT).as_posix()
+        for top in ("pipeline", "storage", "flows")
+        for path in (ROOT / top).rglob("*.*")
+        if "__pycache__" not in path.parts
     }
     assert wanted <= set(names)
 
@@ -70,10 +73,26 @@ def test_the_command_that_runs_is_the_installed_one(installed, crowded):
     assert done.said.startswith(str(installed.python.parent.parent))
 
 
-@pytest.mark.skipif(not (ROOT / "headstart.py").exists(), reason="there is no Python interface yet")
 def test_the_python_interface_is_imported_beside_files_of_the_same_names(installed, crowded):
     safe = run(installed.python, "-P", "-c", "import headstart; print(headstart.__all__)", cwd=crowded)
     assert safe.code == 0, safe.said
-    # without -P Python looks beside the script first
-    done = run(installed.python, "-c", "import headstart; headstart.plan", cwd=crowded)
-    assert done.code != 0 or "stranger" not in done.said
+    assert "BottleneckFeatures" in safe.said
+
+
+@pytest.mark.parametrize(
+    ("stranger", "reason"),
+    [
+        ("flows.py", "Python found something else of the name 'flows' than headstart's own package"),
+        (
+            "storage.py",
+            "storage.py instead of headstart's own package 'storage'. Rename it, or run from another folder",
+        ),
+        ("pipeline/__init__.py", "instead of headstart's own package 'pipeline'. Rename it"),
+    ],
+)
+def test_a_strangers_file_that_python_finds_first_is_named(installed, tmp_path, stranger, reason):
+    (tmp_path / stranger).parent.mkdir(exist_ok=True)
+    (tmp_path / stranger).write_text("")
+    done = run(installed.python, "-c", "import headstart", cwd=tmp_path)  # Python looks beside the script first
+    assert done.code == 1
+    assert reason in done.said.splitlines()[-1]
