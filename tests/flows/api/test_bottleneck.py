@@ -25,8 +25,8 @@ def pictures(first_run):
 
 
 @pytest.fixture
-def features(first_run):
-    return headstart.BottleneckFeatures(workspace=first_run.workspace)
+def features(again):
+    return headstart.BottleneckFeatures(workspace=again.workspace)
 
 
 @pytest.fixture
@@ -71,17 +71,17 @@ def test_cross_validation_computes_each_picture_once(warm_workspace, pictures, p
     assert sum(passes) == len(paths)
 
 
-def test_features_are_those_of_the_store(features, pictures, first_run):
-    stored = headstart.features(first_run.folder, workspace=first_run.workspace)
+def test_features_are_those_of_the_store(features, first_run, again):
+    stored = headstart.features(first_run.folder, workspace=again.workspace)
     paths = [*stored.paths]
     np.testing.assert_array_equal(features.transform(paths), stored.X)
     assert stored.X.dtype == np.float32
 
 
-def test_taps_stand_side_by_side_with_names(first_run, pictures):
+def test_taps_stand_side_by_side_with_names(again, pictures):
     paths, _ = pictures
-    several = headstart.BottleneckFeatures(taps=["stage3_gap", "top"], workspace=first_run.workspace)
-    alone = [headstart.BottleneckFeatures(taps=name, workspace=first_run.workspace) for name in ("stage3_gap", "top")]
+    several = headstart.BottleneckFeatures(taps=["stage3_gap", "top"], workspace=again.workspace)
+    alone = [headstart.BottleneckFeatures(taps=name, workspace=again.workspace) for name in ("stage3_gap", "top")]
     found = several.fit_transform(paths)
     np.testing.assert_array_equal(found, np.hstack([one.fit_transform(paths) for one in alone]))
     names = several.get_feature_names_out()
@@ -136,9 +136,9 @@ def test_a_file_that_cannot_be_used_is_named(features, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("parameter", [{"taps": ["topp"]}, {"backbone": "resnet5"}, {"recipe": "exactly"}])
-def test_a_parameter_that_names_nothing_is_an_error_at_fit(parameter, first_run, pictures):
+def test_a_parameter_that_names_nothing_is_an_error_at_fit(parameter, again, pictures):
     with pytest.raises(headstart.UnknownNameError, match="Unknown"):
-        headstart.BottleneckFeatures(workspace=first_run.workspace, **parameter).fit(pictures[0])
+        headstart.BottleneckFeatures(workspace=again.workspace, **parameter).fit(pictures[0])
 
 
 class _OfRows(headstart.BottleneckFeatures):
@@ -224,8 +224,8 @@ def test_every_check_of_scikit_learn_is_asked_or_has_its_reason_why_not(features
 
 
 @pytest.mark.parametrize("name", sorted(OF_ANY_ESTIMATOR | OF_ROWS))
-def test_it_passes_the_check_of_scikit_learn(name, first_run):
+def test_it_passes_the_check_of_scikit_learn(name, again):
     kind = _OfRows if name in OF_ROWS else headstart.BottleneckFeatures
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        getattr(estimator_checks, name)("BottleneckFeatures", kind(taps=["stage3_gap"], workspace=first_run.workspace))
+        getattr(estimator_checks, name)("BottleneckFeatures", kind(taps=["stage3_gap"], workspace=again.workspace))
