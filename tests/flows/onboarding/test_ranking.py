@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -73,7 +74,7 @@ def scripted(monkeypatch, again):
     tried = []
 
     def attempt(workspace, manifest, sample, name, decoder, deadline):
-        tried.append((name, deadline is None))
+        tried.append((name, deadline == math.inf))
         if isinstance(answers[name], Exception):
             raise answers[name]
         return RankedBackbone(name, answers[name], 1.0)
