@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
 from pipeline.backbones.table import get_backbone
 from tests import factories
@@ -23,6 +24,10 @@ from tests import factories
 HEAVY_FIXTURES = {"keras", "backbone", "engine_folder", "engine", "first_run", "small"}
 PREFECT_FIXTURES = {"prefect_server"}
 NOT_LIGHT = {"tensorflow", "openvino", "prefect"}
+
+# an example that is slow on a busy machine is no failure
+settings.register_profile("no clock", deadline=None)
+settings.load_profile("no clock")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"  # real datasets, where somebody keeps them beside the repository
